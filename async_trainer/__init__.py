@@ -1,0 +1,42 @@
+"""Training callbacks in the background: each in order, on snapshots, while the loop goes on."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from async_trainer.callback import Callback as Callback
+    from async_trainer.callback import background as background
+    from async_trainer.callback import inline as inline
+    from async_trainer.errors import AsyncTrainerError as AsyncTrainerError
+    from async_trainer.events import Event as Event
+    from async_trainer.handler import CallbacksHandler as CallbacksHandler
+    from async_trainer.snapshot import capture as capture
+    from async_trainer.snapshot import keep as keep
+    from async_trainer.train.state import TrainerState as TrainerState
+
+_HOMES = {
+    "AsyncTrainerError": "async_trainer.errors",
+    "Callback": "async_trainer.callback",
+    "CallbacksHandler": "async_trainer.handler",
+    "Event": "async_trainer.events",
+    "TrainerState": "async_trainer.train.state",
+    "background": "async_trainer.callback",
+    "capture": "async_trainer.snapshot",
+    "inline": "async_trainer.callback",
+    "keep": "async_trainer.snapshot",
+}
+__all__ = sorted(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'async_trainer' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,129 @@
+"""Taking snapshots: on the training thread, so each line has to earn its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from async_trainer.routes import UNTAKEN, HookTask, Plan, Snapshot, Uncaptured
+from async_trainer.runtime.job import Lease
+from async_trainer.runtime.lane import Lane
+from async_trainer.runtime.pool import Pool
+from async_trainer.snapshot import Kind, Memo, capture
+
+Targets = Sequence[tuple[Lane, HookTask]]
+
+
+class CapturePlan(Protocol):
+    """What :func:`take_values` needs to know besides the values."""
+
+    names: Sequence[str]  # of the values, for messages
+    essential: bool  # never dropped for want of room
+
+
+def take_event(
+    pool: Pool, plan: Plan, arguments: dict[str, Any], run: dict[str, Any], stage: str, now: float
+) -> tuple[Targets, Snapshot | None]:
+    """Copy what the hooks of ``plan`` named, once. None: the event is for none of them, or had to be dropped."""
+    if plan.simple:
+        run_names = plan.run_names
+        live = [run[name] if name in run_names else arguments[name] for name in plan.names]
+        values, lease = take_values(pool, live, plan)
+        targets: Targets = plan.targets
+        errors: dict[HookTask, Exception] | None = None
+    else:
+        targets, errors = _choose(plan, stage, {**run, **arguments}) if plan.filtered else (plan.targets, None)
+        if not targets:
+            return (), None
+        values, lease = take_values(pool, _select(plan, targets, arguments, run), plan)
+    if values is None:
+        pool.drop(targets)
+        return (), None
+    return targets, Snapshot(plan, now, values, lease, errors)
+
+
+def _select(plan: Plan, targets: Targets, arguments: dict[str, Any], run: dict[str, Any]) -> list[Any]:
+    """The live values that ``targets`` need, as their ``select`` functions give them."""
+    wanted = plan.wanted(targets) if plan.filtered else None
+    live: list[Any] = []
+    for name, from_run, select, plain_only in plan.slots:
+        value = run[name] if from_run else arguments[name]
+        if wanted is not None and len(live) not in wanted:
+            value = UNTAKEN
+        elif select is not None:
+            try:
+                value = select(value)
+            except Exception as error:  # not essential: the error is its hook's, not the loop's
+                value = Uncaptured(error)
+        elif plain_only and not capture.kind(type(value)).plain:
+            value = UNTAKEN
+        live.append(value)
+    return live
+
+
+def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[Any] | None, Lease | None]:
+    """Copy ``live``, each value as its kind asks; a copy that fails leaves an ``Uncaptured`` in its place.
+
+    ``live`` itself is filled with the copies. Room in the byte budget is waited for once, for all of them, before the first big one is copied.
+
+    Returns:
+        The values, and the bytes that they take of the budget. None for the values: there is no room, and the lanes
+        that could make some have stalled.
+    """
+    kinds = capture.kinds
+    memo: Memo | None = None
+    lease: Lease | None = None
+    big: list[tuple[int, Kind]] | None = None
+    size = 0
+    for place, value in enumerate(live):
+        kind = kinds.get(type(value)) or capture.kind(type(value))
+        if kind.take is None:
+            continue
+        if kind.size is not None and (nbytes := kind.size(value)):
+            size += nbytes
+            big = [*(big or ()), (place, kind)]
+            continue
+        if memo is None:
+            memo = Memo()
+        try:
+            memo.argument = plan.names[place]
+            live[place] = kind.take(value, memo)
+        except Exception as error:
+            live[place] = Uncaptured(error)
+    if big is not None:
+        lease = pool.reserve(size, essential=plan.essential)
+        if lease is None:
+            return None, None
+        memo = memo or Memo()
+        try:
+            for place, kind in big:
+                assert kind.take is not None
+                try:
+                    memo.argument = plan.names[place]
+                    live[place] = kind.take(live[place], memo)
+                except Exception as error:
+                    live[place] = Uncaptured(error)
+        except BaseException:
+            pool.release(lease)
+            raise
+    if memo is not None and memo.nbytes:
+        lease = pool.account(lease, memo.nbytes)
+        lease.buffers = memo.buffers
+    return live, lease
+
+
+def _choose(
+    plan: Plan, stage: str, arguments: dict[str, Any]
+) -> tuple[Targets, dict[HookTask, Exception] | None]:
+    """The targets of ``plan`` that want this event, and the errors of ``when`` functions: they are their hooks' failures."""
+    chosen = []
+    errors: dict[HookTask, Exception] = {}
+    for lane, task in plan.targets:
+        try:
+            wants = not task.filtered or task.wants(stage, arguments)
+        except Exception as error:
+            errors[task] = error
+            wants = True
+        if wants:
+            chosen.append((lane, task))
+    return chosen, errors or None

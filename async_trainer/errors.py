@@ -1,0 +1,42 @@
+"""The errors that async_trainer raises: one small tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from async_trainer.runtime.stats import Report
+
+
+class AsyncTrainerError(Exception):
+    """The root of the errors of this package."""
+
+
+class ConfigurationError(AsyncTrainerError, ValueError):
+    """A callback, an option or an event that can't work; raised where it is given, before anything runs."""
+
+
+class CaptureError(AsyncTrainerError):
+    """An argument of an event can't be copied for the background."""
+
+
+class StandInError(AsyncTrainerError, AttributeError):
+    """A hook used something that it did not name, or that was only valid until the hook returned."""
+
+
+class InsideHookError(AsyncTrainerError, RuntimeError):
+    """A background hook asked to wait for the lanes, its own among them."""
+
+
+class LaneError(AsyncTrainerError):
+    """A background callback failed, and its ``on_error`` asks that this be raised. The cause is chained.
+
+    Attributes:
+        report: what had been handled by then; ``None`` for ``on_error="raise"``.
+    """
+
+    report: Report | None = None
+
+
+class EventLost(AsyncTrainerError):
+    """What a proxied call's handle raises when the call was dropped or lost."""

@@ -1,0 +1,472 @@
+"""CallbacksHandler: fires events. Inline hooks run at once; background hooks get a snapshot, on their lanes."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, overload
+
+from async_trainer.attach import Attached, attach_all
+from async_trainer.callback import Background, BackgroundOptions, Inline, flatten
+from async_trainer.emit import take_event
+from async_trainer.errors import ConfigurationError
+from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
+from async_trainer.explain import Explanation, explain
+from async_trainer.hooks import ALL_EVENTS
+from async_trainer.plan import make_plan
+from async_trainer.proxy import MISSING, make_proxy
+from async_trainer.routes import EventInfo, HookTask, Plan, Route
+from async_trainer.runtime import exits
+from async_trainer.runtime.barrier import Barrier
+from async_trainer.runtime.lane import Lane
+from async_trainer.runtime.pool import Pool
+from async_trainer.runtime.stats import Report, Stats
+from async_trainer.snapshot import capture, held_by
+from async_trainer.states import check_states, load_state, read_state, visits
+from async_trainer.suggest import suggestion
+
+logger = logging.getLogger("async_trainer")
+T = TypeVar("T")
+clock = time.perf_counter
+
+BOUNDARIES = ONCE_PER_RUN | EVALUATION_STARTS | TRAINING_STARTS
+
+
+class CallbacksHandler:
+    """Runs callbacks on the events of a training loop: inline, or in the background on snapshots.
+
+    ::
+
+        handler = CallbacksHandler([EarlyStopping(), background(TensorBoardLog("runs")), background(Plots())])
+        with handler:
+            for ...:
+                loss = ...
+                handler.call_event("on_batch_end", state=state, loss=loss)
+
+    Args:
+        callbacks: objects with hooks, wrapped in ``background(...)`` or ``inline(...)``, or not (then inline, unless
+            their class says otherwise). Lists in the list are flattened.
+        events: names of further events (``["on_rollout_end"]``), beside those of :class:`Event`.
+        max_workers: how many lanes run a hook at once; a stalled one doesn't count.
+        max_snapshot_bytes: how many bytes of big values (over 64 KiB) the snapshots may hold. A larger one goes alone.
+        stall_timeout: seconds after which a lane that handles nothing is stalled: it holds up nobody any more.
+        shutdown_timeout: seconds that the end may take after an exception or a signal.
+        switch_interval: seconds; ``sys.setswitchinterval`` while thread lanes are busy, so that their Python code
+            gives the interpreter back to the training thread soon. None leaves it alone.
+        synchronous: handle the same snapshots on the spot, and raise the hooks' errors there: for debugging.
+
+    It starts at the first event, or where it is entered as a context manager; leaving that drains it. ``call_event``,
+    ``flush``, ``barrier`` and ``close`` may be called from any thread. A copied or pickled handler is its unstarted
+    list of callbacks.
+
+    Raises:
+        ConfigurationError: a callback or an option that can't work; names it, and the remedy.
+    """
+
+    def __init__(
+        self,
+        callbacks: Iterable[Any] = (),
+        *,
+        events: Iterable[str] = (),
+        max_workers: int = 8,
+        max_snapshot_bytes: int = 2 << 30,
+        stall_timeout: float = 60.0,
+        shutdown_timeout: float = 20.0,
+        switch_interval: float | None = 1e-5,
+        synchronous: bool = False,
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "events": _check_events(events),
+            "max_workers": _check("max_workers", max_workers, at_least=1),
+            "max_snapshot_bytes": _check("max_snapshot_bytes", max_snapshot_bytes, at_least=1),
+            "stall_timeout": _check("stall_timeout", stall_timeout),
+            "shutdown_timeout": _check("shutdown_timeout", shutdown_timeout),
+            "switch_interval": _check("switch_interval", switch_interval) if switch_interval is not None else None,
+            "synchronous": synchronous,
+        }
+        self._pool = Pool(
+            max_workers=max_workers,
+            max_bytes=max_snapshot_bytes,
+            stall_timeout=stall_timeout,
+            shutdown_timeout=shutdown_timeout,
+            switch_interval=switch_interval,
+            synchronous=synchronous,
+        )
+        self._events = (*ALL_EVENTS, *self._settings["events"])
+        self._routes: Mapping[str, Route | None] = dict.fromkeys(self._events)
+        self._attached: list[Attached] = []
+        self._proxy_names: set[str] = set()
+        self._started = False
+        self._stage = "training"
+        self._provided: dict[str, Any] = {}  # by the start of the run: may be named by its later hooks
+        self._report: Report | None = None
+        self._end = weakref.finalize(self, self._pool.end, abandon=False)  # a dropped handler drains
+        self._end.atexit = False  # exits.py does that, with its bounds
+        self.add_callbacks(callbacks)
+
+    def __repr__(self) -> str:
+        background = sum(one.lane is not None for one in self._attached)
+        return f"<CallbacksHandler: {len(self._attached) - background} inline, {background} background, {self._pool!r}>"
+
+    # ------------------------------------------------------------------------------------------------------- events
+
+    def call_event(self, event: Event | str, /, **arguments: Any) -> None:
+        """Fire ``event``: run its inline hooks, in list order, then capture what its background hooks name, once, and
+        push it to all their lanes at once. The training thread.
+
+        Args:
+            event: one of :class:`Event`, or declared with ``events=``.
+            **arguments: whatever the loop has to tell; hooks name those that they need. The arguments of an event that
+                starts a run (``on_train_start``, ``on_resume``, ...) may be named by every later hook of that run.
+
+        Raises:
+            ConfigurationError: there is no such event; or, at the first event that shows it, a background callback
+                that holds the run's own model or optimizer.
+            LaneError: a background hook with ``on_error="raise"`` has failed.
+            Exception: what an inline hook raised.
+        """
+        if not self._started:
+            self._start()
+        try:
+            route = self._routes[event]
+        except KeyError:
+            raise ConfigurationError(f"there is no event {event!r}{suggestion(event, self._events)}") from None
+        if route is None:
+            return
+        if self._pool.failures.to_raise:
+            raise self._pool.failures.to_raise.popleft()
+        if route.boundary:
+            self._enter(route, arguments)
+        for hook in route.inline:
+            self._call_inline(hook, arguments)
+        if route.tasks:
+            self._emit(route, arguments)
+        if route.boundary and event in RUN_ENDS:
+            self._provide({})
+
+    def _call_inline(self, hook: Any, arguments: dict[str, Any]) -> None:
+        live = {**self._provided, **arguments} if self._provided else arguments
+        kwargs = hook.live_arguments(live)
+        if "event" in hook.names:
+            kwargs = {**kwargs, "event": EventInfo(hook.event, self._pool.seq + 1, 1)}
+        hook.function(**kwargs)
+
+    def _emit(self, route: Route, arguments: dict[str, Any]) -> None:
+        began = clock()
+        plan = route.plans.get(tuple(arguments)) or self._plan(route, arguments)
+        targets, snapshot = take_event(self._pool, plan, arguments, self._provided, self._stage, began)
+        route.captures += 1
+        route.seconds += clock() - began
+        if snapshot is None:
+            return
+        if snapshot.lease is None:
+            self._pool.push(targets, snapshot)
+            return
+        try:
+            self._pool.push(targets, snapshot)
+        finally:
+            self._pool.release(snapshot.lease)
+
+    def _plan(self, route: Route, arguments: dict[str, Any]) -> Plan:
+        self._refuse_holders({**self._provided, **arguments})
+        plan = make_plan(route.tasks, route.event, arguments, self._provided)
+        for slot in plan.slots:
+            if slot.select is None and not slot.plain_only:
+                value = (self._provided if slot.from_run else arguments)[slot.name]
+                kind = capture.kind(type(value))
+                route.observed[slot.name] = (kind.how, kind.size(value) if kind.size else 0)
+        route.plans[tuple(arguments)] = plan
+        return plan
+
+    def _enter(self, route: Route, arguments: dict[str, Any]) -> None:
+        """An event at which a run starts or ends, or the stage changes."""
+        if route.event in RUN_STARTS or route.event == Event.TRAINER_INIT:
+            self._provide(arguments)
+            self._refuse_holders(arguments)
+        if route.event in EVALUATION_STARTS:
+            self._stage = "evaluation"
+        elif route.event in TRAINING_STARTS:
+            self._stage = "training"
+
+    def _provide(self, arguments: dict[str, Any]) -> None:
+        self._provided = arguments
+        for route in self._routes.values():
+            if route is not None:
+                route.plans.clear()
+
+    def _refuse_holders(self, arguments: Mapping[str, Any]) -> None:
+        live = list(arguments.values())
+        for one in self._attached:
+            path = held_by(one.callback, live) if one.lane is not None else None
+            if path is not None:
+                raise ConfigurationError(
+                    f"{one.name} runs in the background, and holds the run's own weights or optimizer as {path}: it would "
+                    "see them while they change. Let its hooks name `model` or `optimizers` and use what they get, or "
+                    "make it inline(...)"
+                )
+
+    # ---------------------------------------------------------------------------------------- callbacks and the start
+
+    def add_callbacks(self, callbacks: Iterable[Any]) -> None:
+        """Attach more callbacks, also while running: they get the events from now on.
+
+        Raises:
+            ConfigurationError: as for the constructor; then none of them is attached.
+        """
+        new = attach_all(flatten(callbacks), self._attached, self._pool.lanes, self._events)
+        routes = {event: Route(event, boundary=event in BOUNDARIES) for event in self._events}
+        for one in [*self._attached, *new]:
+            if one.lane is not None and one.lane.name not in self._pool.lanes:
+                self._add_lane(one.lane)
+            for event, hook in one.hooks.items():
+                if one.lane is None:
+                    routes[event].inline.append(hook)
+                else:
+                    assert one.owner is not None and one.options is not None
+                    routes[event].tasks.append(self._task(event, one, hook))
+        self._attached = [*self._attached, *new]
+        self._routes = {event: route if route.wanted else None for event, route in routes.items()}
+
+    def _add_lane(self, lane: Lane) -> None:
+        self._pool.add_lane(lane)
+        if self._started:
+            self._pool.start()
+
+    def _task(self, event: str, one: Attached, hook: Any) -> HookTask:
+        old = self._routes.get(event)
+        for task in old.tasks if old is not None else ():
+            if task.hook is hook:  # its counts go on
+                return task
+        assert one.owner is not None and one.options is not None and one.lane is not None
+        return HookTask(hook, one.owner, one.options, one.lane)
+
+    def _start(self) -> None:
+        self._started = True
+        exits.inert_in_child(self)
+        if self._pool.lanes:
+            self._pool.start()
+        if self._attached:
+            logger.info("callbacks: %s", "; ".join(f"{one.name} ({one.why})" for one in self._attached))
+
+    def after_fork(self) -> None:
+        """In a forked child (a DataLoader's worker, say) no hook runs. Called by the interpreter."""
+        self._started = True
+        self._routes = _Silence()
+        self._attached = []
+        self._pool.after_fork()
+
+    # ------------------------------------------------------------------------------------------ waiting, and the end
+
+    @overload
+    def proxy(self, target: T, **options: Unpack[BackgroundOptions]) -> T: ...
+    @overload
+    def proxy(self, *, factory: Callable[[], T], **options: Unpack[BackgroundOptions]) -> T: ...
+    def proxy(self, target: Any = MISSING, *, factory: Any = None, **options: Unpack[BackgroundOptions]) -> Any:
+        """Make the calls of any object in the background: in order, on captured arguments, on one thread.
+
+        ::
+
+            writer = handler.proxy(SummaryWriter("runs"))
+            writer.add_scalar("loss", loss, step)           # takes microseconds; the loss is captured now
+
+        Args:
+            target: an object, a module (``mlflow``), a function (``torch.save``), a ``logging.Handler``.
+            factory: called on the lane's thread, at the first call, to make the object there (a ``sqlite3``
+                connection, say).
+            **options: as for :func:`background`, but ``every``, ``when``, ``select``. ``overflow="latest"`` keeps the
+                newest call of each method and first argument.
+
+        Returns:
+            A stand-in, typed as its target, whose calls return a handle: ``handle.wait(timeout=None)`` gives what the
+            call returned. Attributes that are plain values can be read; setting attributes and items and ``with``
+            work; what would need the object's answer at once raises.
+
+        Raises:
+            ConfigurationError: an option that can't work; names it.
+        """
+        names = {one.name for one in self._attached} | set(self._pool.lanes) | self._proxy_names
+        proxy, name, lane = make_proxy(self, self._pool, names, target, factory, dict(options))
+        self._proxy_names.add(name)
+        if lane.name not in self._pool.lanes:
+            self._add_lane(lane)
+        return proxy
+
+    def fence(self) -> None:
+        """Wait until nothing is copied from the weights any more; to be called before they change by other means than
+        an optimizer's step. The training thread.
+
+        Captures are whole when ``call_event`` returns, so today there is nothing to wait for.
+        """
+
+    def flush(self, timeout: float | None = None) -> Report:
+        """Wait until everything that was emitted before is handled. Any thread, but not inside a background hook.
+
+        Args:
+            timeout: seconds; None: as long as the lanes move.
+
+        Returns:
+            The books; ``report.stalled`` names the lanes that had handled nothing for ``stall_timeout``.
+
+        Raises:
+            TimeoutError: names the lanes that are still at work.
+            InsideHookError: called from within a background hook.
+        """
+        barrier = self._pool.barrier({}, {})
+        stalled = self._pool.wait(lambda: barrier.pending, timeout, "flush()")
+        return self._pool.report(stalled)
+
+    def barrier(self) -> Barrier:
+        """A cut through all lanes, here and now: each callback's state when exactly the events before it were handled.
+        Never waits; ``barrier.wait()`` does. Inline callbacks' states are read at once, on this thread."""
+        self._ensure_started()
+        states: dict[str, Any] = {}
+        for one in self._attached:
+            if one.lane is None:
+                states |= read_state(one)
+        return self._pool.barrier(visits(self._attached, read_state), states)
+
+    def state_dict(self) -> dict[str, Any]:
+        """``{callback name: its state_dict()}`` for all callbacks, behind a barrier. Waits for the lanes.
+
+        Raises:
+            Exception: what a callback's ``state_dict()`` raised.
+        """
+        barrier = self.barrier()
+        states = barrier.wait()
+        if barrier.late:
+            logger.warning("state_dict: the states of stalled lanes are missing: %s", ", ".join(barrier.late))
+        return states
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Hand each callback its state, where its hooks run, behind a barrier. Waits for the lanes.
+
+        Raises:
+            ConfigurationError: a state is for no callback of this handler; then nothing is loaded.
+            Exception: what a callback's ``load_state_dict()`` raised.
+        """
+        self._ensure_started()
+        check_states(self._attached, state_dict)
+
+        def load(one: Attached) -> dict[str, Any]:
+            return load_state(one, state_dict[one.name]) if one.name in state_dict else {}
+
+        barrier = self._pool.barrier(visits(self._attached, load), {})
+        for one in self._attached:
+            if one.lane is None:
+                load(one)
+        barrier.wait()
+        if barrier.late:
+            raise TimeoutError(f"load_state_dict: lanes that have stalled have not loaded: {', '.join(barrier.late)}")
+
+    def stats(self) -> Stats:
+        """What happened to the events so far, and what that cost the loop: immutable; prints as a table. Any thread."""
+        pool = self._pool
+        heard = [route for route in self._routes.values() if route is not None]
+        return Stats(
+            lanes=pool.lane_stats(),
+            captures=sum(route.captures for route in heard),
+            capture_seconds=max(0.0, sum(route.seconds for route in heard) - pool.waits.budget),  # it waits in between
+            waits=pool.waits,
+            snapshot_bytes=pool.snapshot_bytes,
+            max_snapshot_bytes=self._settings["max_snapshot_bytes"],
+            kept_bytes=pool.kept.nbytes,
+            errors=pool.failures.kinds,
+        )
+
+    def explain(self) -> Explanation:
+        """Who gets what, captured how, and what that costs: prints as a table. Fuller once events have come."""
+        return explain(self._attached, [route for route in self._routes.values() if route is not None])
+
+    def _repr_html_(self) -> str:
+        return self.stats()._repr_html_()
+
+    def close(self, timeout: float | None = None) -> Report:
+        """Drain the lanes and end: idempotent. What comes after it is lost, and counted; inline hooks still run.
+
+        Args:
+            timeout: seconds; what is not handled by then is lost, and counted. None: until the lanes are empty or
+                stalled.
+
+        Returns:
+            The books of the whole run.
+
+        Raises:
+            LaneError: once, after draining: a callback with ``on_error="raise_at_end"`` has failed, or one with
+                ``"raise"`` after the last event. ``error.report`` is the Report.
+            InsideHookError: called from within a background hook.
+        """
+        report = self._close(timeout)
+        error = self._pool.failures.take_to_raise_at_end()
+        if error is not None:
+            error.report = report
+            raise error
+        return report
+
+    def _close(self, timeout: float | None) -> Report:
+        if self._report is None:
+            self._report = self._pool.close(timeout)
+            if self._report.lost or self._report.stalled:
+                logger.warning("closed: %s", self._report)
+        return self._report
+
+    def __enter__(self) -> Self:
+        if self._report is not None:
+            raise ConfigurationError("this handler is closed; copy.copy(handler) is a new one with the same callbacks")
+        self._ensure_started()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        if isinstance(error, SystemExit):
+            exits.remember_status(error)
+        self._close(self._pool.shutdown_timeout)
+        unraised = self._pool.failures.take_to_raise_at_end()
+        if unraised is not None:  # it must not mask what ends the run
+            logger.error("%s", unraised)
+
+    def _ensure_started(self) -> None:
+        if not self._started:
+            self._start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unstarted, ([one.record for one in self._attached], self._settings)
+
+
+def _unstarted(callbacks: list[Background | Inline], settings: dict[str, Any]) -> CallbacksHandler:
+    return CallbacksHandler(callbacks, **settings)
+
+
+class _Silence(dict[str, Route | None]):
+    """The routes of a forked child: nobody hears anything."""
+
+    def __missing__(self, event: str) -> None:
+        return None
+
+
+def _check_events(events: Iterable[str]) -> list[str]:
+    if isinstance(events, str):
+        raise ConfigurationError(f"events must be a list of names, not the str {events!r}")
+    names = list(events)
+    for name in names:
+        if not (isinstance(name, str) and name.isidentifier() and name.startswith("on_")):
+            raise ConfigurationError(f"events: {name!r} must be the name of a hook, such as 'on_rollout_end'")
+    return names
+
+
+def _check(option: str, value: Any, *, at_least: int | None = None) -> Any:
+    whole = at_least is not None
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise ConfigurationError(f"{option} must be a {'whole ' if whole else ''}number, not {value!r}")
+    if value < (at_least or 0) or (not whole and value == 0):
+        raise ConfigurationError(f"{option} must be {f'{at_least} or more' if whole else 'above 0 s'}, not {value!r}")
+    return value
+
+
+capture.register(CallbacksHandler)(lambda handler: tuple(one.name for one in handler._attached))

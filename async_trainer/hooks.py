@@ -1,0 +1,127 @@
+"""The hooks of a callback: which they are, and what each of them names."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import warnings
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+from async_trainer.callback import Callback, label
+from async_trainer.errors import ConfigurationError
+from async_trainer.events import Event
+from async_trainer.suggest import suggestion
+
+COSTLY = ("model", "optimizers")
+"""Arguments that are worth a warning where a background hook names them and never reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One hook of one callback."""
+
+    event: str
+    function: Callable[..., Any]
+    required: tuple[str, ...]
+    optional: tuple[str, ...]  # a parameter with a default
+    catches_all: bool  # it has **kwargs
+    is_async: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.required + self.optional
+
+    def live_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What an inline call gets, out of ``arguments``: all that it names, and the rest where it has ``**kwargs``."""
+        if self.catches_all:
+            return arguments
+        return {name: arguments[name] for name in self.names if name in arguments}
+
+
+def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:
+    """The hooks of ``callback`` for ``events``, by event.
+
+    Raises:
+        ConfigurationError: a method named ``on_...`` is for no event, or has a signature that can't be called with
+            keywords; or ``callback`` is a class or a function.
+    """
+    if inspect.isclass(callback):
+        raise ConfigurationError(f"{callback.__name__} is a class: pass an instance, {callback.__name__}()")
+    if inspect.isroutine(callback):
+        raise ConfigurationError(
+            f"{callback.__name__} is a function: a callback is an object with hooks such as on_batch_end; "
+            "to call functions in the background, use handler.proxy(function)"
+        )
+    hooks = {}
+    for name in dir(callback):
+        if not name.startswith("on_") or isinstance(inspect.getattr_static(callback, name), property):
+            continue
+        function = getattr(callback, name)
+        if not callable(function) or _is_inherited_no_op(callback, name):
+            continue
+        if name not in events:
+            raise ConfigurationError(
+                f"{label(callback)}.{name} is the hook of no event{suggestion(name, events)}; "
+                f"an event of your own is declared with CallbacksHandler(..., events=[{name!r}])"
+            )
+        hooks[name] = _inspect_hook(callback, name, function)
+    if not hooks:
+        warnings.warn(f"{label(callback)} has no hook: no event will ever reach it", UserWarning, stacklevel=4)
+    return hooks
+
+
+def _is_inherited_no_op(callback: Any, name: str) -> bool:
+    return getattr(type(callback), name, None) is getattr(Callback, name, callback)
+
+
+def _inspect_hook(callback: Any, name: str, function: Callable[..., Any]) -> Hook:
+    where = f"{label(callback)}.{name}"
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{where}: its signature can't be read ({error}); write it as a def") from error
+    required, optional, catches_all = [], [], False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigurationError(
+                f"{where}: {parameter.name!r} is positional-only; hooks are called with keywords: "
+                f"def {name}(self, *, {parameter.name}, **kwargs)"
+            )
+        if parameter.kind is parameter.VAR_KEYWORD:
+            catches_all = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            (required if parameter.default is parameter.empty else optional).append(parameter.name)
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+    return Hook(name, function, tuple(required), tuple(optional), catches_all, is_async)
+
+
+def warn_of_unread(callback: Any, hooks: dict[str, Hook], select: Collection[str]) -> None:
+    """Warn where a background hook names ``model`` or ``optimizers`` and never reads it: it is copied each time."""
+    for hook in hooks.values():
+        code = getattr(inspect.unwrap(getattr(hook.function, "__func__", hook.function)), "__code__", None)
+        if code is None:
+            continue
+        for name in COSTLY:
+            if name in hook.names and name not in select and not _reads(code, name):
+                warnings.warn(
+                    f"{label(callback)}.{hook.event} names {name!r} and never reads it: it would be copied each time; "
+                    f"leave it out of the signature, or pass select={{{name!r}: None}}",
+                    UserWarning,
+                    stacklevel=5,
+                )
+
+
+def _reads(code: CodeType, name: str) -> bool:
+    if {"locals", "vars", "eval", "exec"} & set(code.co_names):
+        return True
+    for instruction in dis.get_instructions(code):
+        named = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+        if name in named and instruction.opname.startswith(("LOAD_", "MAKE_CELL", "STORE_FAST_LOAD_FAST")):
+            return True
+    return False
+
+
+ALL_EVENTS = tuple(event.value for event in Event)

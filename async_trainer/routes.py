@@ -1,0 +1,244 @@
+"""Who hears an event, and what is captured for it: worked out once, used at each event."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from async_trainer.callback import Options
+from async_trainer.errors import AsyncTrainerError, CaptureError, StandInError
+from async_trainer.events import ONCE_PER_RUN
+from async_trainer.hooks import Hook
+from async_trainer.runtime.job import Job, Lease, Owner
+from async_trainer.runtime.lane import Lane
+from async_trainer.snapshot import Scope, Sealed
+
+
+class EventInfo(NamedTuple):
+    """What a hook gets that names ``event``."""
+
+    name: str
+    seq: int  # counts the events that reached a lane, from 1
+    attempt: int  # from 1
+    redelivered: bool = False
+
+
+class Untaken:
+    """Stands in ``**kwargs`` for an argument that the hook did not name; using it raises."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, where: str, name: str) -> None:
+        object.__setattr__(self, "_message", f"{where} must name {name!r} to use it: def ...(self, *, {name}, **kwargs)")
+
+    def __repr__(self) -> str:
+        return f"<not captured: {object.__getattribute__(self, '_message')}>"
+
+    def _raise(self, *args: Any, **kwargs: Any) -> Any:
+        raise StandInError(object.__getattribute__(self, "_message"))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):  # repr(), isinstance() and debuggers look at it
+            return object.__getattribute__(self, name)
+        raise StandInError(object.__getattribute__(self, "_message"))
+
+    __setattr__ = __delattr__ = __call__ = __getitem__ = __setitem__ = __delitem__ = _raise
+    __len__ = __bool__ = __iter__ = __contains__ = __float__ = __int__ = __index__ = __enter__ = _raise
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _raise  # type: ignore[assignment]
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __abs__ = _raise
+    __matmul__ = __array__ = _raise
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Uncaptured:
+    """In a snapshot's place for a value that could not be copied: the hooks that name it fail for this event."""
+
+    error: Exception
+
+
+UNTAKEN: Any = object()
+"""In a snapshot's place for what only ``**kwargs`` would bring, and is no plain value."""
+
+
+class Slot(NamedTuple):
+    """One value of a snapshot: where it comes from, and how."""
+
+    name: str
+    from_run: bool  # provided by the start of the run, not by this event
+    select: Callable[[Any], Any] | None
+    plain_only: bool  # only ``**kwargs`` wants it
+
+
+class Snapshot:
+    """What was captured of one event, for all its lanes. Not changed once it is pushed."""
+
+    __slots__ = ("at", "errors", "lease", "plan", "values")
+
+    def __init__(
+        self, plan: Plan, at: float, values: list[Any], lease: Lease | None, errors: dict[HookTask, Exception] | None
+    ) -> None:
+        self.plan = plan
+        self.at = at
+        self.values = values
+        self.lease = lease
+        self.errors = errors  # by task: its ``when`` raised
+
+
+class HookTask:
+    """One background hook, as the runtime sees it."""
+
+    __slots__ = ("_counts", "essential", "every", "hook", "lane", "name", "owner", "select", "when", "where_called")
+
+    def __init__(self, hook: Hook, owner: Owner, options: Options, lane: Lane) -> None:
+        self.hook = hook
+        self.owner = owner
+        self.lane = lane
+        self.name = hook.event
+        self.essential = hook.event in ONCE_PER_RUN
+        self.where_called = f"{owner.name}.{hook.event}"
+        self.every = (options.every or {}).get(hook.event)
+        self.when = options.when
+        self.select = options.select or {}
+        self._counts: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<HookTask {self.where_called}>"
+
+    @property
+    def filtered(self) -> bool:
+        """Whether not each event of its name is for it."""
+        return self.every is not None or self.when is not None
+
+    def wants(self, stage: str, arguments: dict[str, Any]) -> bool:
+        """Whether this event is for it. The training thread, on the live arguments."""
+        if self.every is not None:
+            count = self._counts[stage] = self._counts.get(stage, 0) + 1
+            if count % self.every:
+                return False
+        return self.when is None or bool(self.when(**arguments))
+
+    def key(self, payload: Any) -> Hashable:
+        return self.name
+
+    def call(self, job: Job, attempt: int) -> Any:
+        snapshot: Snapshot = job.payload
+        if snapshot.errors is not None and self in snapshot.errors:
+            raise snapshot.errors[self]
+        arrangement = snapshot.plan.arrangements[self]
+        if arrangement.problem is not None:
+            raise arrangement.problem
+        values = snapshot.values
+        scope: Scope | None = None
+        arguments: dict[str, Any] = {}
+        for name, place in arrangement.places:
+            value = values[place]
+            if isinstance(value, Sealed):
+                if scope is None:
+                    scope = Scope(self.where_called)
+                value = value.open(scope)
+            elif value is UNTAKEN:
+                value = Untaken(self.where_called, name)
+            elif type(value) is Uncaptured:
+                raise CaptureError(f"{self.where_called}: {value.error}") from value.error
+            arguments[name] = value
+        for name in arrangement.nones:
+            arguments[name] = None
+        if arrangement.wants_event:
+            arguments["event"] = EventInfo(self.name, job.seq, attempt)
+        if self.hook.is_async:
+            return self._await(arguments, scope)
+        try:
+            return self.hook.function(**arguments)
+        finally:
+            if scope is not None:
+                scope.close()
+
+    async def _await(self, arguments: dict[str, Any], scope: Scope | None) -> Any:
+        try:
+            return await self.hook.function(**arguments)
+        finally:
+            if scope is not None:
+                scope.close()
+
+    def retriable(self, error: BaseException) -> bool:
+        return not isinstance(error, AsyncTrainerError)  # ours say the same each time
+
+    def settled(self, job: Job, result: Any, error: BaseException | None) -> None:
+        if inspect.iscoroutine(result):  # a hook that returned a coroutine without being async
+            result.close()
+
+    def where(self, payload: Any) -> str:
+        snapshot: Snapshot = payload
+        place = snapshot.plan.state_place
+        return describe_state(snapshot.values[place]) if place is not None else ""
+
+
+def describe_state(state: Any) -> str:
+    """``"epoch 3, step 120"``, as far as ``state`` (an object or a dict) tells."""
+    parts = []
+    for word, names in (("epoch", ("current_epoch", "epoch")), ("step", ("optim_step", "global_step", "step"))):
+        for name in names:
+            value = state.get(name) if isinstance(state, dict) else getattr(state, name, None)
+            if isinstance(value, (int, float, str)):
+                parts.append(f"{word} {value}")
+                break
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """How one hook's arguments come out of a snapshot."""
+
+    places: tuple[tuple[str, int], ...] = ()
+    nones: tuple[str, ...] = ()  # ``select={name: None}``
+    wants_event: bool = False
+    problem: AsyncTrainerError | None = None  # it can't be called: it names what nothing provides
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is captured for one event with one set of arguments, and for whom."""
+
+    slots: tuple[Slot, ...]
+    arrangements: dict[HookTask, Arrangement]
+    targets: tuple[tuple[Lane, HookTask], ...]
+    state_place: int | None
+    names: tuple[str, ...] = field(init=False)
+    run_names: frozenset[str] = field(init=False)  # those that the run's start provided
+    filtered: bool = field(init=False)  # not each event is for each target
+    simple: bool = field(init=False)  # each slot is captured at each event, as it is
+    essential: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = tuple(slot.name for slot in self.slots)
+        self.run_names = frozenset(slot.name for slot in self.slots if slot.from_run)
+        self.filtered = any(task.filtered for _, task in self.targets)
+        self.simple = not self.filtered and not any(slot.select or slot.plain_only for slot in self.slots)
+        self.essential = any(task.essential for _, task in self.targets)
+
+    def wanted(self, targets: Sequence[tuple[Lane, HookTask]]) -> set[int]:
+        """The places of ``slots`` that ``targets`` need."""
+        places = {place for _, task in targets for _, place in self.arrangements[task].places}
+        return places if self.state_place is None else places | {self.state_place}
+
+
+@dataclass(slots=True)
+class Route:
+    """An event's hooks."""
+
+    event: str
+    boundary: bool = False  # a run starts or ends here, or the stage changes
+    inline: list[Hook] = field(default_factory=list)
+    tasks: list[HookTask] = field(default_factory=list)
+    plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
+    observed: dict[str, tuple[str, int]] = field(default_factory=dict)  # argument -> how it was captured, big bytes
+    captures: int = 0
+    seconds: float = 0.0  # of the training thread, capturing
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the handler has anything to do at this event."""
+        return bool(self.inline or self.tasks or self.boundary)

@@ -1,0 +1,1 @@
+"""Lanes, and the pool that runs them. Knows nothing of torch, pandas or training."""

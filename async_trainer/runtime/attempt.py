@@ -1,0 +1,67 @@
+"""What every placement does around a job: patience, failures, the books."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from async_trainer.errors import EventLost
+from async_trainer.runtime.job import Job, Mark
+from async_trainer.runtime.lane import Ending, Lane
+
+if TYPE_CHECKING:
+    from async_trainer.runtime.pool import Pool
+
+clock = time.perf_counter
+
+
+def begin(pool: Pool, lane: Lane, patience: float) -> float:
+    """A hook starts: the lane has ``patience`` seconds before it counts as stalled. Returns the time."""
+    now = clock()
+    lane.begin(now, patience)
+    lane.overran = False
+    if lane.deadline < pool.next_check:
+        pool.arm(lane.deadline)
+    return now
+
+
+def succeed(pool: Pool, lane: Lane, job: Job, result: Any) -> None:
+    """The hook has returned."""
+    job.task.owner.failures_in_a_row = 0
+    job.task.settled(job, result, None)
+    pool.settled(job)
+    lane.settle(Ending.DELIVERED)
+
+
+def fail(pool: Pool, lane: Lane, job: Job, attempt: int, error: BaseException) -> None:
+    """The hook has failed for good."""
+    job.task.settled(job, None, error)
+    pool.failures.record(job, attempt, error)
+    pool.settled(job)
+    lane.settle(Ending.FAILED)
+
+
+def drop(pool: Pool, lane: Lane, job: Job) -> None:
+    """The callback was turned off while this job waited."""
+    job.task.settled(job, None, EventLost(f"{job.task.owner.name}.{job.task.name} was dropped: it is turned off"))
+    pool.settled(job)
+    lane.settle(Ending.DROPPED)
+
+
+def delay_before_retry(job: Job, attempt: int, error: BaseException) -> float | None:
+    """Seconds until the next attempt; None: this was the last."""
+    return job.task.owner.delay_before_retry(attempt) if job.task.retriable(error) else None
+
+
+def visit(pool: Pool, lane: Lane, mark: Mark) -> None:
+    """The lane has come to a mark."""
+    begin(pool, lane, pool.stall_timeout)
+    states: Any = None
+    error: BaseException | None = None
+    try:
+        states = mark.visit() if mark.visit is not None else None
+    except BaseException as raised:  # state_dict() is the callback's own code: its error is the barrier's to raise
+        error = raised
+    mark.passed(states, error)
+    lane.passed()
+    pool.tell()

@@ -1,0 +1,102 @@
+"""What is done about a hook that failed: counted, logged once in a while, raised where asked for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections import deque
+from dataclasses import replace
+
+from async_trainer.errors import LaneError
+from async_trainer.runtime.job import DISABLE_AFTER, Job
+from async_trainer.runtime.stats import Failure
+
+logger = logging.getLogger("async_trainer")
+
+KINDS = 100
+"""Kinds of failure (callback, event, type of error) that are kept; beyond that they are counted only."""
+
+
+class Failures:
+    """The failures of a handler's lanes. Recorded on the lanes' threads, read from any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kinds: dict[tuple[str, str, type[BaseException]], Failure] = {}
+        self.to_raise: deque[LaneError] = deque()  # at the next event
+        self._at_end: list[Failure] = []
+
+    def record(self, job: Job, attempt: int, error: BaseException) -> None:
+        """A job failed for good. The lane's thread, after the job is settled."""
+        task, owner = job.task, job.task.owner
+        text = "".join(traceback.format_exception(error))
+        forget_frames(error)
+        failure = Failure(owner.name, task.name, job.seq, attempt, task.where(job.payload), error, text)
+        kind = (owner.name, task.name, type(error))
+        with self._lock:
+            first = self._kinds.get(kind)
+            count = first.count + 1 if first else 1
+            if first or len(self._kinds) < KINDS:
+                self._kinds[kind] = replace(first or failure, count=count)
+            if owner.on_error == "raise_at_end":
+                self._at_end = [*self._at_end, failure] if count == 1 else self._at_end
+        owner.failures_in_a_row += 1
+        self._log(failure, count)
+        if owner.on_error == "raise":
+            raised = LaneError(str(failure))
+            raised.__cause__ = error
+            self.to_raise.append(raised)
+        elif owner.on_error == "disable" and owner.failures_in_a_row == DISABLE_AFTER:
+            owner.disabled = True
+            logger.error(
+                "%s is turned off after %d failures in a row (on_error='disable'); its events are dropped, and counted",
+                owner.name,
+                DISABLE_AFTER,
+            )
+
+    def _log(self, failure: Failure, count: int) -> None:
+        if count & (count - 1):  # a failing hook must not flood the log: the 1st, 2nd, 4th, 8th ... of its kind
+            return
+        where = f", {failure.where}" if failure.where else ""
+        context = f"event {failure.seq}{where}, attempt {failure.attempt}"
+        if count == 1:
+            logger.error("%s.%s failed (%s):\n%s", failure.callback, failure.event, context, failure.traceback)
+        else:
+            logger.error(
+                "%s.%s has failed %d times, last (%s): %s: %s",
+                failure.callback, failure.event, count, context, type(failure.error).__name__, failure.error,
+            )  # fmt: skip
+
+    @property
+    def kinds(self) -> tuple[Failure, ...]:
+        """The kinds of failure so far, with counts."""
+        with self._lock:
+            return tuple(self._kinds.values())
+
+    def take_to_raise_at_end(self) -> LaneError | None:
+        """The error that the end of the run should raise; once."""
+        with self._lock:
+            failures, self._at_end = self._at_end, []
+        if self.to_raise and not failures:
+            return self.to_raise.popleft()
+        if not failures:
+            return None
+        error = LaneError("\n".join(map(str, failures)))
+        error.__cause__ = failures[0].error
+        return error
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of ``error`` and of what it was raised from: their frames keep the snapshot's tensors alive."""
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        link.__traceback__ = None
+        chain += [link.__cause__, link.__context__]
+        if isinstance(link, BaseExceptionGroup):
+            chain += link.exceptions

@@ -1,0 +1,119 @@
+"""A lane as a task on the pool's event loop: for callbacks with ``async def`` hooks."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from async_trainer.runtime import attempt as attempts
+from async_trainer.runtime.job import Job, Mark
+
+if TYPE_CHECKING:
+    from async_trainer.runtime.lane import Lane
+    from async_trainer.runtime.pool import Pool
+
+
+class TaskWorker:
+    """Awaits the hooks of a lane, one at a time, on the pool's loop. A hook that is not async holds up the loop, and
+    with it the other task lanes, while it runs."""
+
+    def __init__(self, lane: Lane, pool: Pool) -> None:
+        self._lane = lane
+        self._pool = pool
+        self._bell: anyio.Event | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._ended = threading.Event()
+
+    def start(self, context: contextvars.Context) -> None:
+        def spawn(tasks: TaskGroup) -> None:
+            self._bell = anyio.Event()
+            context.run(tasks.start_soon, self._run)  # a task runs in a copy of the context it is started in
+
+        self._pool.loop.call(spawn)
+
+    def ring(self) -> None:
+        self._pool.loop.call(self._ring)
+
+    def _ring(self, _: TaskGroup) -> None:
+        if self._bell is not None:
+            self._bell.set()
+
+    def run(self) -> None:
+        """It runs by itself."""
+
+    def join(self, timeout: float) -> None:
+        self._pool.loop.call(lambda _: self._scope.cancel() if self._scope and self._lane.abandoned else None)
+        self._ended.wait(timeout)
+
+    async def _run(self) -> None:
+        from async_trainer.runtime.pool import current_lane
+
+        current_lane.set(self._lane)
+        pool, lane = self._pool, self._lane
+        while True:
+            assert self._bell is not None
+            bell, self._bell = self._bell, anyio.Event()
+            items = pool.take(lane)
+            if items is None:
+                break
+            if isinstance(items, Mark):
+                attempts.visit(pool, lane, items)
+            elif items:
+                await self._run_batch(items)
+                await anyio.lowlevel.checkpoint()  # hooks that never await must not keep the other lanes waiting
+            else:
+                del bell
+                await self._bell.wait()
+            del items
+        pool.worker_ended()
+        self._ended.set()
+
+    async def _run_batch(self, jobs: list[Job]) -> None:
+        pool, lane = self._pool, self._lane
+        for job in jobs:
+            await self._handle(job)
+            pool.tell()
+            if pool.pause or lane.abandoned:
+                pool.give_back(lane)
+                break
+
+    async def _handle(self, job: Job) -> None:
+        pool, lane, owner = self._pool, self._lane, job.task.owner
+        if owner.disabled:
+            attempts.drop(pool, lane, job)
+            return
+        attempt = 1
+        while True:
+            attempts.begin(pool, lane, pool.stall_timeout)
+            error: BaseException
+            with anyio.CancelScope() as self._scope:
+                try:
+                    result = await self._call(job, attempt)
+                except (Exception, SystemExit) as raised:
+                    error = raised
+                else:
+                    attempts.succeed(pool, lane, job, result)
+                    return
+                delay = attempts.delay_before_retry(job, attempt, error)
+                if delay is not None:
+                    await anyio.sleep(delay)
+                    attempt += 1
+                    continue
+            if self._scope.cancelled_caught:  # abandoned: close() counts it as lost
+                return
+            attempts.fail(pool, lane, job, attempt, error)
+            return
+
+    async def _call(self, job: Job, attempt: int) -> Any:
+        timeout = job.task.owner.timeout
+        with anyio.move_on_after(timeout) as scope:
+            result = job.task.call(job, attempt)
+            return await result if inspect.isawaitable(result) else result
+        if scope.cancelled_caught:
+            raise TimeoutError(f"cancelled after its timeout of {timeout} s")
+        return None

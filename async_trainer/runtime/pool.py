@@ -1,0 +1,492 @@
+"""The pool: the lanes of a handler, one lock, and the waits."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from async_trainer.errors import EventLost, InsideHookError
+from async_trainer.runtime import exits
+from async_trainer.runtime.barrier import Barrier
+from async_trainer.runtime.budget import Budget
+from async_trainer.runtime.failures import Failures
+from async_trainer.runtime.job import Job, Lease, Mark, Task
+from async_trainer.runtime.kept import Kept
+from async_trainer.runtime.lane import Lane
+from async_trainer.runtime.loop import LoopThread
+from async_trainer.runtime.placement import PLACEMENTS, Worker
+from async_trainer.runtime.slots import Slots
+from async_trainer.runtime.stats import LaneStats, Report, Waits
+
+logger = logging.getLogger("async_trainer")
+clock = time.perf_counter
+
+current_lane: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("async_trainer_lane", default=None)
+"""The lane whose hook this is; None on the training thread. Tasks and threads that a hook starts inherit it."""
+
+new_tuple: Callable[..., Any] = tuple.__new__  # makes a NamedTuple in half the time
+NEVER = float("inf")
+JOIN = 5.0  # s: for a worker that has nothing left to do to end
+
+
+class Pool:
+    """Runs lanes: pushes jobs to them, hands them out to the workers, and waits where waiting is due.
+
+    One lock, held for decisions only: lanes, slots and budget decide, the pool does what they answer. It knows its
+    workers, and its workers it; nothing here knows the handler, so that a dropped handler drains and goes.
+    """
+
+    def __init__(
+        self, *, max_workers: int, max_bytes: int, stall_timeout: float, switch_interval: float | None,
+        shutdown_timeout: float, synchronous: bool,
+    ) -> None:  # fmt: skip
+        self.stall_timeout = stall_timeout
+        self.switch_interval = switch_interval
+        self.shutdown_timeout = shutdown_timeout
+        self.synchronous = synchronous
+        self.failures = Failures()
+        self.kept = Kept()
+        self.lanes: dict[str, Lane] = {}
+        self.workers: dict[str, Worker] = {}
+        self.started = False
+        self.ending = False  # workers end when there is nothing left to do
+        self.closed = False
+        self.seq = 0  # events that reached a lane
+        self.pause = False  # a worker with jobs in hand should come back and ask: held, a lane waits, or it is over
+        self.waited = dict.fromkeys(("queue", "budget", "fence", "flush"), 0.0)  # s
+        self.loop = LoopThread(self)
+        self.next_check = NEVER  # s: when the watch looks again
+        self._context: contextvars.Context | None = None
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # threads that wait for _changed
+        self._held = False
+        self._slots = Slots(max_workers if not synchronous else sys.maxsize)
+        self._budget = Budget(max_bytes)
+        self._told_lost = False
+
+    def __repr__(self) -> str:
+        state = "ended" if self.closed else "ending" if self.ending else "running" if self.started else "not started"
+        return f"<Pool of {len(self.lanes)} lanes, {state}>"
+
+    # ----------------------------------------------------------------------------------------------------- the start
+
+    def add_lane(self, lane: Lane) -> None:
+        """Add ``lane``, and start its worker if the pool runs."""
+        with self._lock:
+            lane.closed = self.closed or self.ending
+            self.lanes = {**self.lanes, lane.name: lane}
+        if self.started and not lane.closed:
+            self._start_worker(lane)
+
+    def start(self) -> None:
+        """Start the workers, each in a copy of the contextvars of this moment. The training thread, once."""
+        if self.started:
+            return
+        self._context = contextvars.copy_context()
+        self._context.run(current_lane.set, None)
+        self.started = True
+        if not self.synchronous:
+            exits.register(self)
+            self.loop.start(self._context.copy())
+        for lane in self.lanes.values():
+            self._start_worker(lane)
+
+    def _start_worker(self, lane: Lane) -> None:
+        assert self._context is not None
+        placement = "synchronous" if self.synchronous else lane.placement
+        worker = self.workers[lane.name] = PLACEMENTS[placement](lane, self)
+        worker.start(self._context.copy())
+
+    # ------------------------------------------------------------------------------------- from the emitting thread
+
+    def push(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
+        """Put a job into each lane of ``targets``: into all at once, or after waiting for room into all at once."""
+        now = payload.at
+        with self._lock:
+            for lane, _ in targets:
+                if lane.blocks(now):
+                    room = False
+                    break
+            else:
+                room = True
+                self._append(targets, payload, now, False)
+        if not room:
+            self._push_when_there_is_room(targets, payload)
+        if self.synchronous or self.closed:
+            self._after_push(targets)
+
+    def _after_push(self, targets: Sequence[tuple[Lane, Task]]) -> None:
+        if self.closed and not self._told_lost:
+            self._told_lost = True
+            task = targets[0][1]
+            logger.warning(
+                "%s for %s came after close(): it and what follows is lost, and counted", task.name, task.owner.name
+            )
+        self.run_synchronously()
+
+    def run_synchronously(self) -> None:
+        """In synchronous mode: handle what there is, here and now."""
+        if self.synchronous:
+            for worker in list(self.workers.values()):
+                worker.run()
+
+    def _push_when_there_is_room(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
+        began = clock()
+        over = current_lane.get() is not None  # a hook that waited for lanes could wait for itself
+        with self._changed, self._as_waiter():
+            while True:
+                now = clock()
+                full = [lane for lane, _ in targets if lane.blocks(now)]
+                if not full or over:
+                    self._append(targets, payload, now, over)
+                    break
+                self._changed.wait(min(lane.deadline for lane in full) - now + 0.001)
+        if not over:
+            self.waited["queue"] += clock() - began
+
+    def _append(self, targets: Sequence[tuple[Lane, Task]], payload: Any, now: float, over: bool) -> None:
+        """Under the lock."""
+        lease: Lease | None = payload.lease
+        self.seq = seq = self.seq + 1
+        try:
+            for lane, task in targets:
+                if lease is not None:
+                    lease.lanes += 1
+                gone = lane.push(new_tuple(Job, (seq, task, payload)), over)
+                if gone is not None:
+                    self._gave_way(lane, gone)
+                if lane.idle:
+                    self._rouse(lane, now)
+        except BaseException:  # Ctrl-C between two lanes: count again who has it
+            if lease is not None:
+                lease.lanes = 1 + sum(lane.holds(payload) for lane, _ in targets)
+            raise
+
+    def _gave_way(self, lane: Lane, job: Job) -> None:
+        self._let_go(job, "lost: the handler was closed" if lane.closed else "dropped: the lane was full or stalled")
+
+    def _let_go(self, job: Job, fate: str) -> None:
+        self._release(job.payload.lease)
+        job.task.settled(job, None, EventLost(f"{job.task.owner.name}.{job.task.name} was {fate}"))
+        if self._waiting:
+            self._changed.notify_all()
+
+    def _rouse(self, lane: Lane, now: float) -> None:
+        """Under the lock: wake the worker of ``lane``. Rung before it is no longer idle, so that no Ctrl-C in between
+        leaves a lane that sleeps and is never rung again; a bell rung twice does no harm."""
+        worker = self.workers.get(lane.name)
+        if worker is not None:
+            lane.deadline = now + self.stall_timeout
+            worker.ring()
+            lane.idle = False
+
+    def reserve(self, nbytes: int, *, essential: bool) -> Lease | None:
+        """Room in the budget for a snapshot of ``nbytes``, waiting for it. The emitting thread.
+
+        Returns:
+            None: the lanes that hold the budget have all stalled; the event is to be dropped.
+        """
+        over = essential or current_lane.get() is not None
+        with self._lock:
+            if self._budget.fits(nbytes):
+                return self._budget.lease(nbytes)
+        began = clock()
+        with self._changed, self._as_waiter():
+            while not (self._budget.fits(nbytes) or over):
+                now = clock()
+                moving = [lane.deadline for lane in self.lanes.values() if lane.busy and not lane.stalled(now)]
+                if not moving:
+                    self.waited["budget"] += clock() - began
+                    return None
+                self._changed.wait(min(moving) - now + 0.001)
+            self.waited["budget"] += clock() - began
+            return self._budget.lease(nbytes)
+
+    def account(self, lease: Lease | None, nbytes: int) -> Lease:
+        """``nbytes`` were copied in fact: big parts inside a deep copy show only afterwards. The emitting thread."""
+        with self._lock:
+            if lease is None:
+                return self._budget.lease(nbytes)
+            self._budget.grow(lease, nbytes)
+            return lease
+
+    def release(self, lease: Lease) -> None:
+        """The emitting thread is done with ``lease``."""
+        with self._lock:
+            self._release(lease)
+
+    def _release(self, lease: Lease | None) -> None:
+        if lease is not None and self._budget.release(lease):
+            self.kept.add(lease.buffers)
+            lease.buffers = ()
+            if self._waiting:
+                self._changed.notify_all()
+
+    def drop(self, targets: Sequence[tuple[Lane, Task]]) -> None:
+        """Count an event as dropped that there was no room to capture."""
+        with self._lock:
+            for lane, _ in targets:
+                lane.drop()
+
+    def barrier(self, visits: Mapping[str, Callable[[], Any] | None], states: dict[str, Any]) -> Barrier:
+        """A mark in every lane at once; each makes its visit of ``visits`` on its worker. Never waits."""
+        with self._lock:
+            lanes = [lane for lane in self.lanes.values() if lane.name in self.workers and not lane.ended]
+            barrier = Barrier(self, lanes, states)
+            now = clock()
+            for lane in lanes:
+                lane.mark(Mark(visits.get(lane.name), barrier.passing(lane)))
+                if lane.idle:
+                    self._rouse(lane, now)
+        self.run_synchronously()
+        return barrier
+
+    # ------------------------------------------------------------------------------------------------- from a worker
+
+    def take(self, lane: Lane) -> list[Job] | Mark | None:
+        """What ``lane`` does next. An empty list: sleep until rung; None: end."""
+        with self._lock:
+            if lane.slot and (self._slots.wanted or not lane.busy or lane.abandoned or self._held):
+                self._hand_over_slot(lane)
+            if not self._held and lane.busy and not lane.abandoned:
+                if not self._slots.acquire(lane):
+                    self.pause = True  # whoever runs comes back and hands over
+                    return []
+                return lane.take() or []
+            if self.ending and not self._held:
+                for job in lane.bury() if lane.abandoned else ():
+                    self._let_go(job, "lost: the handler was closed")
+                lane.ended = True
+                return None
+            lane.idle = True
+            return []
+
+    def _hand_over_slot(self, lane: Lane) -> None:
+        heir = self._slots.release(lane)
+        self.pause = self._held or self._slots.wanted
+        if heir is not None:
+            heir.deadline = clock() + self.stall_timeout
+            self.workers[heir.name].ring()
+
+    def give_back(self, lane: Lane) -> None:
+        """``lane`` comes back with jobs in hand."""
+        with self._lock:
+            lane.give_back()
+
+    def settled(self, job: Job) -> None:
+        """A job is handled: its snapshot may go."""
+        if job.payload.lease is not None:
+            with self._lock:
+                self._release(job.payload.lease)
+
+    def tell(self) -> None:
+        """Something moved: wake the threads that wait for it. Cheap where there are none."""
+        if self._waiting:
+            with self._lock:
+                self._changed.notify_all()
+
+    def arm(self, deadline: float) -> None:
+        """Have the watch look at ``deadline``, unless it looks before."""
+        if deadline < self.next_check:
+            self.next_check = deadline
+            self.loop.look()
+
+    def check(self) -> float:
+        """The watch, on the pool's loop: lanes that stalled lose their slot. Returns seconds until the next look."""
+        now = clock()
+        stalled: list[tuple[Lane, Job | None]] = []
+        with self._lock:
+            self.next_check = NEVER
+            for lane in self.lanes.values():
+                if not lane.busy or lane.abandoned:
+                    continue
+                if not lane.stalled(now):
+                    self.next_check = min(self.next_check, lane.deadline)
+                elif not lane.overran and not self._held:
+                    lane.overran = True
+                    stalled.append((lane, lane.running))
+                    self._hand_over_slot(lane)
+            self._changed.notify_all()
+        for lane, job in stalled:
+            what = f"{job.task.owner.name}.{job.task.name}, for {now - lane.started:.1f} s" if job else "its next event"
+            logger.warning(
+                "lane %s has stalled in %s: it holds nobody up any more; when it is full, new events for it are "
+                "dropped, and counted, until it moves on", lane.name, what,
+            )  # fmt: skip
+        return self.next_check - now
+
+    # --------------------------------------------------------------------------------------------------- from anyone
+
+    def wait(
+        self, pending: Callable[[], Collection[Lane]], timeout: float | None, what: str
+    ) -> tuple[str, ...]:  # fmt: skip
+        """Wait until no lane is ``pending``, or only stalled ones are: returns their names.
+
+        Raises:
+            TimeoutError: names the lanes that are pending.
+            InsideHookError: called from within a background hook.
+        """
+        self._refuse_inside_hook(what)
+        began = clock()
+        with self._changed, self._as_waiter():
+            try:
+                while lanes := [lane for lane in pending() if not lane.abandoned]:
+                    now = clock()
+                    moving = [lane.deadline for lane in lanes if not lane.stalled(now)]
+                    if not moving:
+                        break
+                    if timeout is not None and now - began >= timeout:
+                        names = ", ".join(lane.name for lane in lanes)
+                        raise TimeoutError(f"{what}: not done after {timeout} s; still at work: {names}")
+                    until = min(moving) - now + 0.001
+                    self._changed.wait(until if timeout is None else min(until, timeout - (now - began)))
+            finally:
+                self.waited["flush"] += clock() - began
+            return tuple(lane.name for lane in pending())
+
+    def _refuse_inside_hook(self, what: str) -> None:
+        if current_lane.get() is not None:
+            raise InsideHookError(
+                f"{what} inside a background hook would wait for the hook itself; call it from the training loop"
+            )
+
+    @contextmanager
+    def _as_waiter(self) -> Iterator[None]:
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Within it no lane takes a job. For tests."""
+        with self._lock:
+            self._held = self.pause = True
+        try:
+            yield
+        finally:
+            self.unhold()
+
+    def unhold(self) -> None:
+        """Let the lanes go on."""
+        with self._lock:
+            self._held = False
+            self.pause = self._slots.wanted
+            now = clock()
+            for lane in self.lanes.values():
+                self._rouse(lane, now)
+
+    def close(self, timeout: float | None) -> Report:
+        """Drain: wait until the lanes are empty or stalled, end the workers; what is left is lost."""
+        self._refuse_inside_hook("close()")
+        first = not self.closed
+        self.closed = True
+        stalled: tuple[str, ...] = ()
+        try:
+            with self._lock:
+                for lane in self.lanes.values():
+                    lane.close()
+            if first and self.started:
+                stalled = self.wait(lambda: [lane for lane in self.lanes.values() if lane.busy], timeout, "close()")
+        except TimeoutError:
+            pass
+        finally:
+            self.end(abandon=True)
+        return self.report(stalled)
+
+    def end(self, *, abandon: bool) -> None:
+        """Workers end: now, if ``abandon``, else when their lanes are empty. Takes no lock in the second case: a
+        garbage collector calls it, whatever its thread holds."""
+        self.ending = True
+        for lane in self.lanes.values():
+            lane.close()
+            if abandon and lane.busy:
+                lane.abandon()
+        self.pause = True
+        for worker in list(self.workers.values()):
+            worker.ring()
+        if abandon:
+            until = clock() + JOIN
+            for name, worker in list(self.workers.items()):
+                if not self.lanes[name].hung:
+                    worker.join(max(0.0, until - clock()))
+            if not self.hung:
+                self.loop.stop()
+                exits.forget(self)
+
+    def worker_ended(self) -> None:
+        """Called by a worker, last of all: when all have, the pool is over."""
+        self.tell()
+        if self.ending and all(lane.ended for lane in self.lanes.values()):
+            exits.forget(self)
+            self.loop.stop()
+
+    @property
+    def hung(self) -> list[Lane]:
+        """The lanes that are inside a hook though the pool has ended."""
+        return [lane for lane in self.lanes.values() if lane.hung]
+
+    # ------------------------------------------------------------------------------------------------------ the books
+
+    def report(self, stalled: tuple[str, ...] = ()) -> Report:
+        """The books, summed over the lanes."""
+        with self._lock:
+            lanes = self.lanes.values()
+            sums = [sum(getattr(lane, field) for lane in lanes) for field in ("delivered", "failed", "dropped", "lost")]
+        return Report(*sums, errors=self.failures.kinds, stalled=stalled)
+
+    def lane_stats(self) -> dict[str, LaneStats]:
+        """The books, lane by lane, all at one moment."""
+        now = clock()
+        with self._lock:
+            return {lane.name: lane_stats(lane, now) for lane in self.lanes.values()}
+
+    @property
+    def waits(self) -> Waits:
+        """What the training has waited for, in seconds."""
+        return Waits(**self.waited)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of the budget in use."""
+        return self._budget.used
+
+    def after_fork(self) -> None:
+        """In a forked child: no hook runs, no lock of the parent's is waited for."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
+        self.ending = self.closed = True
+        self.workers = {}
+        self.loop.after_fork()
+        self._told_lost = True
+        for lane in self.lanes.values():
+            lane.abandon()
+
+
+def lane_stats(lane: Lane, now: float) -> LaneStats:
+    """The books of one lane; the pool's lock is held."""
+    job = None if lane.abandoned else lane.running
+    oldest = None if lane.abandoned else lane.oldest
+    return LaneStats(
+        delivered=lane.delivered,
+        failed=lane.failed,
+        dropped=lane.dropped,
+        lost=lane.lost,
+        queued=0 if lane.abandoned else lane.waiting,
+        running=job.task.name if job else None,
+        seconds=now - lane.started if job else 0.0,
+        age=now - oldest.payload.at if oldest else 0.0,
+        over_limit=lane.over_limit,
+        stalled=lane.stalled(now),
+        placement=lane.placement,
+        size=lane.size,
+    )

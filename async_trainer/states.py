@@ -1,0 +1,62 @@
+"""The states of a handler's callbacks: read and loaded where each callback's hooks run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from async_trainer.attach import Attached
+from async_trainer.errors import CaptureError, ConfigurationError
+from async_trainer.snapshot import capture
+
+logger = logging.getLogger("async_trainer")
+
+Visit = Callable[[], dict[str, Any]]
+
+
+def read_state(one: Attached) -> dict[str, Any]:
+    """``{name: state}``, with a state of its own: what the callback does next doesn't show in it. {}: it keeps none."""
+    state_dict = getattr(one.callback, "state_dict", None)
+    if state_dict is None:
+        return {}
+    try:
+        return {one.name: capture(state_dict())}
+    except CaptureError as error:
+        raise CaptureError(f"{one.name}.state_dict(): {error}") from error
+
+
+def load_state(one: Attached, state: Any) -> dict[str, Any]:
+    """Hand ``state`` to the callback: its own copy, to keep."""
+    one.callback.load_state_dict(capture(state))
+    return {}
+
+
+def visits(attached: Iterable[Attached], act: Callable[[Attached], dict[str, Any]]) -> dict[str, Visit]:
+    """For each lane, ``act`` on the callbacks in it."""
+    lanes: dict[str, list[Attached]] = {}
+    for one in attached:
+        if one.lane is not None:
+            lanes.setdefault(one.lane.name, []).append(one)
+
+    def visit(ones: list[Attached]) -> Visit:
+        return lambda: {name: state for one in ones for name, state in act(one).items()}
+
+    return {name: visit(ones) for name, ones in lanes.items()}
+
+
+def check_states(attached: Iterable[Attached], states: Mapping[str, Any]) -> None:
+    """Refuse states of callbacks that aren't there: they would be forgotten without a word."""
+    names = {one.name: one for one in attached}
+    unknown = [name for name in states if name not in names]
+    if unknown:
+        raise ConfigurationError(
+            f"load_state_dict: there is no callback {', '.join(map(repr, unknown))}; there are "
+            f"{', '.join(map(repr, names)) or 'none'}. A callback's name= is its key; leave out what should not be loaded"
+        )
+    cant = [name for name in states if not callable(getattr(names[name].callback, "load_state_dict", None))]
+    if cant:
+        raise ConfigurationError(f"load_state_dict: {', '.join(cant)} has a state, but no load_state_dict method")
+    missing = [name for name, one in names.items() if name not in states and hasattr(one.callback, "load_state_dict")]
+    if missing:
+        logger.warning("load_state_dict: no state for %s: it stays as it is", ", ".join(missing))

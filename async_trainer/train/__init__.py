@@ -1,0 +1,1 @@
+"""The Trainer, and what its loop works with."""

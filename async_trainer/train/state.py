@@ -1,0 +1,66 @@
+"""Where a run is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from async_trainer.errors import StandInError
+from async_trainer.snapshot import capture
+
+
+@dataclass
+class TrainerState:
+    """Where a run is. Epochs, batches and optimization steps count from 1; 0 is before the first.
+
+    A background hook gets a frozen copy, as of its event.
+    """
+
+    called: str | None = None
+    """``"train"``, ``"validate"`` or ``"test"``."""
+    stage: str | None = None
+    """``"training"`` or ``"evaluation"``."""
+    should_stop: bool = False
+    """Set it, inline, to end the training after this epoch."""
+    split_idx: int | None = None
+    current_epoch: int = 0
+    num_epochs: int = 0
+    optim_step: int = 0
+    current_train_batch: int = 0
+    num_train_batches: int = 0
+    current_val_batch: int = 0
+    num_val_batches: int = 0
+    current_test_batch: int = 0
+    num_test_batches: int = 0
+
+
+class FrozenTrainerState(TrainerState):
+    """A :class:`TrainerState` as it was at an event."""
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise StandInError(
+            f"state.{name} can't be set in the background: this is a copy, as of the event, and the loop would never see "
+            "it; make the callback inline(...) to steer the training"
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        self.__setattr__(name, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _thaw, (dict(self.__dict__),)
+
+
+def _thaw(fields: dict[str, Any]) -> FrozenTrainerState:
+    state = object.__new__(FrozenTrainerState)
+    state.__dict__.update(fields)
+    return state
+
+
+@capture.register(TrainerState)
+def freeze(state: TrainerState) -> FrozenTrainerState:
+    """A frozen copy. The training thread: 0.2 µs, where ``copy.copy`` takes 2."""
+    if type(state) is FrozenTrainerState:
+        return state
+    frozen = object.__new__(FrozenTrainerState)
+    frozen.__dict__.update(state.__dict__)
+    return frozen
