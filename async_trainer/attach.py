@@ -112,8 +112,8 @@ def _lane(callback: Any, name: str, hooks: Mapping[str, Hook], options: Options,
     asynchronous = [hook.event for hook in hooks.values() if hook.is_async]
     if asynchronous and options.placement == "thread":
         raise ConfigurationError(
-            f"{label(callback)}.{asynchronous[0]} is async: it needs placement='task' (the default for such callbacks), "
-            "not 'thread'"
+            f"{label(callback)}.{asynchronous[0]} is async: it needs placement='task' (the default for such callbacks)"
+            ", not 'thread'"
         )
     placement = options.placement or ("task" if asynchronous else "thread")
     lane = lanes.get(options.lane or name)

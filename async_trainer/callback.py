@@ -103,7 +103,7 @@ class Inline:
 
 
 @overload
-def background(callback: list[Any], **options: Unpack[BackgroundOptions]) -> list[Background]: ...
+def background(callback: list[Any], **options: Unpack[BackgroundOptions]) -> list[Background]: ...  # type: ignore[overload-overlap]  # a list is an object too
 @overload
 def background(callback: object, **options: Unpack[BackgroundOptions]) -> Background: ...
 def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Background | list[Background]:
@@ -193,7 +193,8 @@ def merge_options(base: Options, given: Mapping[str, Any], where: str) -> Option
         if option not in known:
             raise ConfigurationError(f"{where}: background() has no option {option!r}{suggestion(option, known)}")
         _check_option(where, option, value)
-    return replace(base, **{option: dict(value) if isinstance(value, Mapping) else value for option, value in given.items()})
+    frozen: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in given.items()}
+    return replace(base, **frozen)
 
 
 def label(callback: Any) -> str:

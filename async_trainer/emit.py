@@ -17,8 +17,12 @@ Targets = Sequence[tuple[Lane, HookTask]]
 class CapturePlan(Protocol):
     """What :func:`take_values` needs to know besides the values."""
 
-    names: Sequence[str]  # of the values, for messages
-    essential: bool  # never dropped for want of room
+    @property
+    def essential(self) -> bool:
+        """Never dropped for want of room."""
+
+    def argument(self, place: int) -> str:
+        """The name of the value at ``place``, for messages."""
 
 
 def take_event(
@@ -64,7 +68,8 @@ def _select(plan: Plan, targets: Targets, arguments: dict[str, Any], run: dict[s
 def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[Any] | None, Lease | None]:
     """Copy ``live``, each value as its kind asks; a copy that fails leaves an ``Uncaptured`` in its place.
 
-    ``live`` itself is filled with the copies. Room in the byte budget is waited for once, for all of them, before the first big one is copied.
+    ``live`` itself is filled with the copies. Room in the byte budget is waited for once, for all of them, before the
+    first big one is copied.
 
     Returns:
         The values, and the bytes that they take of the budget. None for the values: there is no room, and the lanes
@@ -86,7 +91,7 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
         if memo is None:
             memo = Memo()
         try:
-            memo.argument = plan.names[place]
+            memo.argument = plan.argument(place)
             live[place] = kind.take(value, memo)
         except Exception as error:
             live[place] = Uncaptured(error)
@@ -99,7 +104,7 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
             for place, kind in big:
                 assert kind.take is not None
                 try:
-                    memo.argument = plan.names[place]
+                    memo.argument = plan.argument(place)
                     live[place] = kind.take(live[place], memo)
                 except Exception as error:
                     live[place] = Uncaptured(error)
@@ -112,10 +117,8 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
     return live, lease
 
 
-def _choose(
-    plan: Plan, stage: str, arguments: dict[str, Any]
-) -> tuple[Targets, dict[HookTask, Exception] | None]:
-    """The targets of ``plan`` that want this event, and the errors of ``when`` functions: they are their hooks' failures."""
+def _choose(plan: Plan, stage: str, arguments: dict[str, Any]) -> tuple[Targets, dict[HookTask, Exception] | None]:
+    """The targets of ``plan`` that want this event, and by task the errors of ``when``, which their hooks fail with."""
     chosen = []
     errors: dict[HookTask, Exception] = {}
     for lane, task in plan.targets:

@@ -38,5 +38,5 @@ class LaneError(AsyncTrainerError):
     report: Report | None = None
 
 
-class EventLost(AsyncTrainerError):
+class EventLostError(AsyncTrainerError):
     """What a proxied call's handle raises when the call was dropped or lost."""

@@ -48,5 +48,3 @@ def _gets(name: str, route: Route, select: object) -> str:
         return name
     how, nbytes = route.observed[name]
     return f"{name}: {how}" + (f", {megabytes(nbytes)}" if nbytes else "")
-
-

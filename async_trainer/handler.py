@@ -203,8 +203,8 @@ class CallbacksHandler:
             path = held_by(one.callback, live) if one.lane is not None else None
             if path is not None:
                 raise ConfigurationError(
-                    f"{one.name} runs in the background, and holds the run's own weights or optimizer as {path}: it would "
-                    "see them while they change. Let its hooks name `model` or `optimizers` and use what they get, or "
+                    f"{one.name} runs in the background, and holds the run's own weights or optimizer as {path}: it "
+                    "would see them while they change. Let its hooks name `model` or `optimizers` and use what they get, or "
                     "make it inline(...)"
                 )
 
@@ -225,7 +225,6 @@ class CallbacksHandler:
                 if one.lane is None:
                     routes[event].inline.append(hook)
                 else:
-                    assert one.owner is not None and one.options is not None
                     routes[event].tasks.append(self._task(event, one, hook))
         self._attached = [*self._attached, *new]
         self._routes = {event: route if route.wanted else None for event, route in routes.items()}
@@ -240,7 +239,9 @@ class CallbacksHandler:
         for task in old.tasks if old is not None else ():
             if task.hook is hook:  # its counts go on
                 return task
-        assert one.owner is not None and one.options is not None and one.lane is not None
+        assert one.owner is not None
+        assert one.options is not None
+        assert one.lane is not None
         return HookTask(hook, one.owner, one.options, one.lane)
 
     def _start(self) -> None:

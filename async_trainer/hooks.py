@@ -83,7 +83,9 @@ def _inspect_hook(callback: Any, name: str, function: Callable[..., Any]) -> Hoo
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{where}: its signature can't be read ({error}); write it as a def") from error
-    required, optional, catches_all = [], [], False
+    required: list[str] = []
+    optional: list[str] = []
+    catches_all = False
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise ConfigurationError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from async_trainer.errors import ConfigurationError
 from async_trainer.routes import Arrangement, HookTask, Plan, Slot

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from async_trainer.callback import Options, merge_options, snake_case
 from async_trainer.emit import take_values
-from async_trainer.errors import AsyncTrainerError, ConfigurationError, EventLost, StandInError
+from async_trainer.errors import AsyncTrainerError, ConfigurationError, EventLostError, StandInError
 from async_trainer.routes import Uncaptured
 from async_trainer.runtime.job import Job, Lease, Owner
 from async_trainer.runtime.lane import Lane
@@ -49,7 +49,7 @@ class Handle:
 
         Raises:
             TimeoutError: it has not been made yet; names the lane.
-            EventLost: it was dropped or lost.
+            EventLostError: it was dropped or lost.
             Exception: what the call raised.
         """
         if not self.done:
@@ -111,21 +111,12 @@ class Call:
 
     __slots__ = ("args", "at", "handle", "lease", "names")
 
-    def __init__(
-        self, at: float, handle: Handle, args: list[Any], names: tuple[str, ...], lease: Lease | None
-    ) -> None:
+    def __init__(self, at: float, handle: Handle, args: list[Any], names: tuple[str, ...], lease: Lease | None) -> None:
         self.at = at
         self.handle = handle
         self.args = args  # the positional ones, then those of ``names``
         self.names = names
         self.lease = lease
-
-
-class _Positions:
-    """Names of positional arguments, for messages."""
-
-    def __getitem__(self, place: int) -> str:
-        return f"argument {place + 1}"
 
 
 class CallTask:
@@ -134,7 +125,6 @@ class CallTask:
     __slots__ = ("_action", "_path", "_root", "lane", "name", "owner", "targets")
 
     essential = False
-    names = _Positions()
 
     def __init__(
         self, lane: ProxyLane, action: Callable[..., Any], path: tuple[str, ...], root: Callable[[], Any]
@@ -178,6 +168,10 @@ class CallTask:
             raise ConfigurationError(f"{self.owner.name}.{self.name} is async: proxy it with placement='task'")
         return result
 
+    def argument(self, place: int) -> str:
+        """How messages call the value at ``place``."""
+        return f"argument {place + 1}"
+
     def retriable(self, error: BaseException) -> bool:
         return not isinstance(error, AsyncTrainerError)
 
@@ -203,7 +197,13 @@ def push_call(task: CallTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     values, lease = take_values(pool, [*args, *kwargs.values()], task)
     if values is None:
         pool.drop(task.targets)
-        task.settled(Job(0, task, Call(now, handle, [], (), None)), None, EventLost(f"{task.owner.name}.{task.name} was dropped: the byte budget is full, and the lanes stalled"))
+        task.settled(
+            Job(0, task, Call(now, handle, [], (), None)),
+            None,
+            EventLostError(
+                f"{task.owner.name}.{task.name} was dropped: the byte budget is full, and the lanes stalled"
+            ),
+        )
         return handle
     try:
         pool.push(task.targets, Call(now, handle, values, tuple(kwargs), lease))
@@ -327,24 +327,58 @@ class LogProxy(Proxy):
 def _refuse(operation: str) -> Callable[..., Any]:
     def refuse(self: Proxy, *args: Any, **kwargs: Any) -> Any:
         raise StandInError(
-            f"{self!r}: {operation} needs the object's answer at once; use the object itself, or wait() for what one of "
-            "its methods returns"
+            f"{self!r}: {operation} needs the object's answer at once; use the object itself, or wait() for what one "
+            "of its methods returns"
         )
 
     return refuse
 
 
-for _name in (
-    "len iter next contains getitem index int float add radd sub rsub mul rmul truediv rtruediv floordiv mod pow "
-    "matmul lt le gt ge neg pos abs iadd isub imul itruediv await aenter aexit aiter anext"
-).split():
+for _name in [
+    "len",
+    "iter",
+    "next",
+    "contains",
+    "getitem",
+    "index",
+    "int",
+    "float",
+    "add",
+    "radd",
+    "sub",
+    "rsub",
+    "mul",
+    "rmul",
+    "truediv",
+    "rtruediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "neg",
+    "pos",
+    "abs",
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "await",
+    "aenter",
+    "aexit",
+    "aiter",
+    "anext",
+]:
     setattr(Proxy, f"__{_name}__", _refuse(f"__{_name}__"))
 
 
 def make_proxy(
     handler: CallbacksHandler, pool: Pool, names: Iterable[str], target: Any, factory: Any, options: dict[str, Any]
 ) -> tuple[Any, str, Lane]:
-    """A proxy of ``target`` (or of what ``factory`` returns), its name, and its lane, which is not added to the pool yet.
+    """A proxy of ``target`` (or of what ``factory`` returns), its name, and its lane, not added to the pool yet.
 
     Raises:
         ConfigurationError: both or neither of ``target`` and ``factory``; an option that a proxy has no use for.
@@ -359,7 +393,9 @@ def make_proxy(
     title = subject.__name__ if hasattr(subject, "__name__") else type(subject).__name__
     for option in ("every", "when", "select"):
         if options.get(option) is not None:
-            raise ConfigurationError(f"proxy({title}): {option}= is for events; a proxy makes each call that it is given")
+            raise ConfigurationError(
+                f"proxy({title}): {option}= is for events; a proxy makes each call that it is given"
+            )
     checked = merge_options(Options(), options, f"proxy({title})")
     taken = set(names)
     name = checked.name or _default_name(title.rpartition(".")[2], taken)
@@ -378,4 +414,3 @@ def make_proxy(
 def _default_name(title: str, taken: set[str]) -> str:
     base = snake_case(title) if title.isidentifier() else "proxy"
     return next(name for n in range(len(taken) + 1) if (name := f"{base}_{n}" if n else base) not in taken)
-

@@ -31,7 +31,9 @@ class Untaken:
     __slots__ = ("_message",)
 
     def __init__(self, where: str, name: str) -> None:
-        object.__setattr__(self, "_message", f"{where} must name {name!r} to use it: def ...(self, *, {name}, **kwargs)")
+        object.__setattr__(
+            self, "_message", f"{where} must name {name!r} to use it: def ...(self, *, {name}, **kwargs)"
+        )
 
     def __repr__(self) -> str:
         return f"<not captured: {object.__getattribute__(self, '_message')}>"
@@ -46,7 +48,7 @@ class Untaken:
 
     __setattr__ = __delattr__ = __call__ = __getitem__ = __setitem__ = __delitem__ = _raise
     __len__ = __bool__ = __iter__ = __contains__ = __float__ = __int__ = __index__ = __enter__ = _raise
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _raise  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _raise
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __abs__ = _raise
     __matmul__ = __array__ = _raise
     __hash__ = object.__hash__
@@ -218,6 +220,10 @@ class Plan:
         self.filtered = any(task.filtered for _, task in self.targets)
         self.simple = not self.filtered and not any(slot.select or slot.plain_only for slot in self.slots)
         self.essential = any(task.essential for _, task in self.targets)
+
+    def argument(self, place: int) -> str:
+        """The name of the value at ``place``."""
+        return self.names[place]
 
     def wanted(self, targets: Sequence[tuple[Lane, HookTask]]) -> set[int]:
         """The places of ``slots`` that ``targets`` need."""

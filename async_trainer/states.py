@@ -52,7 +52,7 @@ def check_states(attached: Iterable[Attached], states: Mapping[str, Any]) -> Non
     if unknown:
         raise ConfigurationError(
             f"load_state_dict: there is no callback {', '.join(map(repr, unknown))}; there are "
-            f"{', '.join(map(repr, names)) or 'none'}. A callback's name= is its key; leave out what should not be loaded"
+            f"{', '.join(map(repr, names)) or 'none'}. A callback's name= is its key; leave out what is not to be loaded"
         )
     cant = [name for name in states if not callable(getattr(names[name].callback, "load_state_dict", None))]
     if cant:

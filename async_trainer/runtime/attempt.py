@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from async_trainer.errors import EventLost
+from async_trainer.errors import EventLostError
 from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import Ending, Lane
 
@@ -43,7 +43,7 @@ def fail(pool: Pool, lane: Lane, job: Job, attempt: int, error: BaseException) -
 
 def drop(pool: Pool, lane: Lane, job: Job) -> None:
     """The callback was turned off while this job waited."""
-    job.task.settled(job, None, EventLost(f"{job.task.owner.name}.{job.task.name} was dropped: it is turned off"))
+    job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was dropped: it is turned off"))
     pool.settled(job)
     lane.settle(Ending.DROPPED)
 

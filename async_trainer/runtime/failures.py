@@ -88,7 +88,7 @@ class Failures:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of ``error`` and of what it was raised from: their frames keep the snapshot's tensors alive."""
+    """Drop the tracebacks of ``error`` and of its causes: their frames keep the snapshot's tensors alive."""
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]
     while chain:

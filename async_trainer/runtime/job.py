@@ -50,7 +50,7 @@ class Owner:
         """
         if attempt > self.retries:
             return None
-        return self.backoff * 2 ** (attempt - 1) * (0.5 + _jitter.random() / 2)
+        return self.backoff * float(2 ** (attempt - 1)) * (0.5 + _jitter.random() / 2)
 
 
 class Task(Protocol):

@@ -16,7 +16,7 @@ class Buffer(Protocol):
 
 
 class Kept:
-    """Remembers, weakly, the big copies of snapshots that have left the budget. The pool calls ``add`` under its lock."""
+    """Weak references to the big copies of snapshots that have left the budget. ``add`` is called under the pool's lock."""
 
     def __init__(self) -> None:
         self._buffers: list[Buffer] = []

@@ -30,8 +30,9 @@ class Lane:
     """
 
     __slots__ = (
-        "_batch", "_books", "_dropped", "_hand", "_lost", "_marks", "_queue", "_roomy", "abandoned", "closed", "deadline", "ended",
-        "idle", "name", "over_limit", "overflow", "overran", "placement", "size", "slot", "started", "visiting",
+        "_batch", "_books", "_dropped", "_hand", "_lost", "_marks", "_queue", "_roomy", "abandoned", "closed",
+        "deadline", "ended", "idle", "name", "over_limit", "overflow", "overran", "placement", "size", "slot",
+        "started", "visiting",
     )  # fmt: skip
 
     def __init__(self, name: str, *, size: int = 1024, overflow: str = "block", placement: str = "thread") -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from async_trainer.errors import EventLost, InsideHookError
+from async_trainer.errors import EventLostError, InsideHookError
 from async_trainer.runtime import exits
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.budget import Budget
@@ -174,7 +174,7 @@ class Pool:
 
     def _let_go(self, job: Job, fate: str) -> None:
         self._release(job.payload.lease)
-        job.task.settled(job, None, EventLost(f"{job.task.owner.name}.{job.task.name} was {fate}"))
+        job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was {fate}"))
         if self._waiting:
             self._changed.notify_all()
 
@@ -440,8 +440,14 @@ class Pool:
         """The books, summed over the lanes."""
         with self._lock:
             lanes = self.lanes.values()
-            sums = [sum(getattr(lane, field) for lane in lanes) for field in ("delivered", "failed", "dropped", "lost")]
-        return Report(*sums, errors=self.failures.kinds, stalled=stalled)
+            return Report(
+                delivered=sum(lane.delivered for lane in lanes),
+                failed=sum(lane.failed for lane in lanes),
+                dropped=sum(lane.dropped for lane in lanes),
+                lost=sum(lane.lost for lane in lanes),
+                errors=self.failures.kinds,
+                stalled=stalled,
+            )
 
     def lane_stats(self) -> dict[str, LaneStats]:
         """The books, lane by lane, all at one moment."""

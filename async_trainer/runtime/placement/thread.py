@@ -102,7 +102,9 @@ class ThreadWorker:
             now = attempts.begin(pool, lane, patience)
             try:
                 result = task.call(job, attempt)
-            except BaseException as error:  # SystemExit too is this event's failure: only the training thread ends a run
+            except (
+                BaseException
+            ) as error:  # SystemExit too is this event's failure: only the training thread ends a run
                 delay = attempts.delay_before_retry(job, attempt, error)
                 if delay is None or self._over.wait(delay):
                     attempts.fail(pool, lane, job, attempt, error)
