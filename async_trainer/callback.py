@@ -103,7 +103,9 @@ class Inline:
 
 
 @overload
-def background(callback: list[Any], **options: Unpack[BackgroundOptions]) -> list[Background]: ...  # type: ignore[overload-overlap]  # a list is an object too
+def background(  # type: ignore[overload-overlap]  # a list is an object too
+    callback: list[Any] | tuple[Any, ...], **options: Unpack[BackgroundOptions]
+) -> list[Background]: ...
 @overload
 def background(callback: object, **options: Unpack[BackgroundOptions]) -> Background: ...
 def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Background | list[Background]:
@@ -153,12 +155,22 @@ def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Backgroun
     return Background(callback, merge_options(class_options(callback), options, label(callback)))
 
 
-def inline(callback: Any) -> Inline:
-    """Run a callback on the training thread, on the live objects, whatever its class says.
+@overload
+def inline(callback: list[Any] | tuple[Any, ...]) -> list[Inline]: ...  # type: ignore[overload-overlap]  # as above
+@overload
+def inline(callback: object) -> Inline: ...
+def inline(callback: Any) -> Inline | list[Inline]:
+    """Run a callback, or each of a list, on the training thread, on the live objects, whatever its class says.
 
     Raises:
         ConfigurationError: ``callback`` is already wrapped in ``background(...)``.
     """
+    if isinstance(callback, (list, tuple)):
+        return [_inline(one) for one in callback]
+    return _inline(callback)
+
+
+def _inline(callback: Any) -> Inline:
     if isinstance(callback, Background):
         raise ConfigurationError(f"inline(background({label(callback.callback)})): a callback is one or the other")
     return callback if isinstance(callback, Inline) else Inline(callback)

@@ -79,7 +79,7 @@ class Event(StrEnum):
     summary: str
     arguments: tuple[str, ...]
 
-    def __new__(cls, hook: str, summary: str, arguments: str = "") -> Event:
+    def __new__(cls, hook: str, summary: str = "", arguments: str = "") -> Event:
         event = str.__new__(cls, hook)
         event._value_ = hook
         event.summary = summary

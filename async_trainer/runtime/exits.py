@@ -39,6 +39,11 @@ def forget(pool: Pool) -> None:
     _pools.discard(pool)
 
 
+def open_pools() -> list[Pool]:
+    """The pools that have started and not ended."""
+    return list(_pools)
+
+
 def inert_in_child(handler: Any) -> None:
     """Call ``handler.after_fork()`` in every forked child."""
     _forkable.add(handler)

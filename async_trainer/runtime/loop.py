@@ -31,7 +31,6 @@ class LoopThread:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._calls: deque[Callable[[TaskGroup], None]] = deque()
-        self._poked = False
         self._stopping = False
         self._look: anyio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -69,13 +68,12 @@ class LoopThread:
         self._theirs = self._thread = None
 
     def _poke(self) -> None:
-        if self._poked or self._theirs is None:
+        if self._theirs is None:
             return
         try:
             self._theirs.send(b"\0")
         except (BlockingIOError, OSError):  # it has a byte to read already, or has ended
             pass
-        self._poked = True
 
     def _run(self) -> None:
         try:
@@ -97,7 +95,6 @@ class LoopThread:
                     self._ours.recv(4096)
                 except BlockingIOError:
                     pass
-                self._poked = False
                 while self._calls:
                     self._calls.popleft()(tasks)
             tasks.cancel_scope.cancel()

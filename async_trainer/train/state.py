@@ -39,8 +39,8 @@ class FrozenTrainerState(TrainerState):
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise StandInError(
-            f"state.{name} can't be set in the background: this is a copy, as of the event, and the loop would never see "
-            "it; make the callback inline(...) to steer the training"
+            f"state.{name} can't be set in the background: this is a copy, as of the event, and the loop would never "
+            "see it; make the callback inline(...) to steer the training"
         )
 
     def __delattr__(self, name: str) -> NoReturn:

@@ -186,9 +186,7 @@ class LaneMachine(RuleBasedStateMachine):
             full = self.waiting() >= self.size
             stalled = self.busy() and self.now > self.deadline
             assert self.lane.stalled(self.now) == stalled
-            assert self.lane.blocks(self.now) == (
-                self.overflow == "block" and full and not self.closed and not stalled
-            )
+            assert self.lane.blocks(self.now) == (self.overflow == "block" and full and not self.closed and not stalled)
 
 
 TestLane = pytest.mark.filterwarnings("ignore")(LaneMachine.TestCase)
