@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 
 from async_trainer.runtime.job import Job, Mark
@@ -32,7 +33,7 @@ class Lane:
     __slots__ = (
         "_batch", "_books", "_dropped", "_hand", "_lost", "_marks", "_queue", "_roomy", "abandoned", "closed",
         "deadline", "ended", "idle", "name", "over_limit", "overflow", "overran", "placement", "size", "slot",
-        "started", "visiting",
+        "started", "turn", "visiting",
     )  # fmt: skip
 
     def __init__(self, name: str, *, size: int = 1024, overflow: str = "block", placement: str = "thread") -> None:
@@ -45,6 +46,7 @@ class Lane:
         self.ended = False  # its worker has come to its end
         self.idle = True  # its worker sleeps, and wants to be rung
         self.slot = False  # it counts in max_workers
+        self.turn = 0.0  # s: when it got its slot
         self.visiting = False  # a mark's visit is under way
         self.overran = False  # told that it stalled; until it moves on
         self.started = 0.0  # s: when the running hook started
@@ -52,7 +54,7 @@ class Lane:
         self.over_limit = 0  # admitted though full: from within hooks, once-per-run events
         self._queue: deque[Job | Mark] = deque()
         self._marks = 0  # in the queue
-        self._hand: list[Job] = []  # what the worker took
+        self._hand: list[Job | None] = []  # what the worker took; None: handled, and its snapshot let go
         self._books = (0, 0, 0, 0)  # settled of those in hand; delivered, failed, dropped in all: moved in one store
         self._dropped = 0
         self._lost = 0
@@ -115,6 +117,11 @@ class Lane:
     def holds(self, payload: object) -> bool:
         """Whether a job of this event is here."""
         return any(isinstance(item, Job) and item.payload is payload for item in (*self._queue, *self._hand))
+
+    @property
+    def holds_room(self) -> bool:
+        """Whether a job here has a part of the byte budget."""
+        return any(isinstance(item, Job) and item.payload.lease is not None for item in (*self._queue, *self._hand))
 
     def stalled(self, now: float) -> bool:
         """Whether it has work, and has not moved for longer than it may."""
@@ -197,7 +204,7 @@ class Lane:
 
     # ------------------------------------------------------------------------------------------ from the worker
 
-    def take(self) -> list[Job] | Mark | None:
+    def take(self) -> Sequence[Job | None] | Mark | None:
         """The next jobs, in order, at most up to the next mark; or that mark; None: nothing to do."""
         if self.abandoned or not self._queue:
             return None
@@ -207,7 +214,7 @@ class Lane:
             self._marks -= 1
             self.visiting = True
             return head
-        hand: list[Job] = []
+        hand: list[Job | None] = []
         while self._queue and len(hand) < self._batch:
             item = self._queue[0]
             if isinstance(item, Mark):
@@ -219,7 +226,7 @@ class Lane:
 
     def give_back(self) -> None:
         """Put what is in hand, but not begun, back to the head of the queue."""
-        self._queue.extendleft(reversed(self._hand[self._books[0] :]))
+        self._queue.extendleft(job for job in reversed(self._hand) if job is not None)
         self._hand, self._books = [], (0, *self._books[1:])
 
     def begin(self, now: float, patience: float) -> None:
@@ -236,6 +243,7 @@ class Lane:
             self._books = (settled + 1, delivered, failed + 1, dropped)
         else:
             self._books = (settled + 1, delivered, failed, dropped + 1)
+        self._hand[settled] = None  # or the snapshots of a whole batch would live as long as the batch
 
     def passed(self) -> None:
         """The visit of the mark is done."""
@@ -243,7 +251,7 @@ class Lane:
 
     def bury(self) -> list[Job]:
         """After :meth:`abandon`, by a worker that ends: what is lost, so that its snapshots can go."""
-        left = [item for item in self._queue if isinstance(item, Job)] + self._hand[self._books[0] :]
+        left = [item for item in (*self._queue, *self._hand) if isinstance(item, Job)]
         self._lost += len(left)
         self._queue.clear()
         self._marks = 0

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from async_trainer.runtime.loop import LoopThread
 from async_trainer.runtime.placement import PLACEMENTS, Worker
 from async_trainer.runtime.slots import Slots
 from async_trainer.runtime.stats import LaneStats, Report, Waits
+from async_trainer.runtime.waiters import Waiters
 
 logger = logging.getLogger("async_trainer")
 clock = time.perf_counter
@@ -32,6 +34,8 @@ current_lane: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("asyn
 
 new_tuple: Callable[..., Any] = tuple.__new__  # makes a NamedTuple in half the time
 NEVER = float("inf")
+TURN = 0.005  # s: a lane that others wait for hands its slot over after that
+TICK = 0.001  # s: past a deadline, to find it over
 JOIN = 5.0  # s: for a worker that has nothing left to do to end
 
 
@@ -58,14 +62,15 @@ class Pool:
         self.ending = False  # workers end when there is nothing left to do
         self.closed = False
         self.seq = 0  # events that reached a lane
-        self.pause = False  # a worker with jobs in hand should come back and ask: held, a lane waits, or it is over
+        self.pause = False  # a worker with jobs in hand should come back and ask: it is held, or over
+        self.crowded = False  # a lane waits for a slot
         self.waited = dict.fromkeys(("queue", "budget", "fence", "flush"), 0.0)  # s
         self.loop = LoopThread(self)
         self.next_check = NEVER  # s: when the watch looks again
         self._context: contextvars.Context | None = None
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._waiting = 0  # threads that wait for _changed
+        self._lock = threading.RLock()  # else a garbage collection under it, that comes back to it, would hang
+        self._finalizers: deque[tuple[Sequence[tuple[Lane, Task]], Any]] = deque()  # what those have pushed
+        self._waiters = Waiters()
         self._held = False
         self._slots = Slots(max_workers if not synchronous else sys.maxsize)
         self._budget = Budget(max_bytes)
@@ -109,6 +114,9 @@ class Pool:
     def push(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
         """Put a job into each lane of ``targets``: into all at once, or after waiting for room into all at once."""
         now = payload.at
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            self._push_soon(targets, payload)
+            return
         with self._lock:
             for lane, _ in targets:
                 if lane.blocks(now):
@@ -122,6 +130,21 @@ class Pool:
         if self.synchronous or self.closed:
             self._after_push(targets)
 
+    def _push_soon(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
+        """A garbage collection in the middle of one of the pool's own decisions has run a ``__del__`` that logs, or
+        closes a proxied writer: this thread holds the lock, and must not decide anything in between."""
+        if payload.lease is not None:
+            payload.lease.lanes += 1
+        self._finalizers.append((targets, payload))
+        self.loop.call(lambda _: self._catch_up())
+
+    def _catch_up(self) -> None:
+        while self._finalizers:
+            with self._lock:
+                targets, payload = self._finalizers.popleft()
+                self._append(targets, payload, clock(), True)
+                self._release(payload.lease)
+
     def _after_push(self, targets: Sequence[tuple[Lane, Task]]) -> None:
         if self.closed and not self._told_lost:
             self._told_lost = True
@@ -134,22 +157,23 @@ class Pool:
     def run_synchronously(self) -> None:
         """In synchronous mode: handle what there is, here and now."""
         if self.synchronous:
+            self._catch_up()
             for worker in list(self.workers.values()):
                 worker.run()
 
     def _push_when_there_is_room(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
-        began = clock()
         over = current_lane.get() is not None  # a hook that waited for lanes could wait for itself
-        with self._changed, self._as_waiter():
-            while True:
-                now = clock()
-                full = [lane for lane, _ in targets if lane.blocks(now)]
-                if not full or over:
-                    self._append(targets, payload, now, over)
-                    break
-                self._changed.wait(min(lane.deadline for lane in full) - now + 0.001)
-        if not over:
-            self.waited["queue"] += clock() - began
+
+        def push(now: float) -> float | None:
+            with self._lock:
+                self._rouse_sleepers(now)
+                full = [lane.deadline for lane, _ in targets if lane.blocks(now)]
+                if full and not over:
+                    return min(full) - now + TICK
+                self._append(targets, payload, now, over)
+                return None
+
+        self.waited["queue"] += self._waiters.wait(push)
 
     def _append(self, targets: Sequence[tuple[Lane, Task]], payload: Any, now: float, over: bool) -> None:
         """Under the lock."""
@@ -175,8 +199,7 @@ class Pool:
     def _let_go(self, job: Job, fate: str) -> None:
         self._release(job.payload.lease)
         job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was {fate}"))
-        if self._waiting:
-            self._changed.notify_all()
+        self._waiters.ring()
 
     def _rouse(self, lane: Lane, now: float) -> None:
         """Under the lock: wake the worker of ``lane``. Rung before it is no longer idle, so that no Ctrl-C in between
@@ -187,27 +210,47 @@ class Pool:
             worker.ring()
             lane.idle = False
 
+    def _rouse_sleepers(self, now: float) -> None:
+        """Under the lock, before waiting: a Ctrl-C between a push and its ring leaves a lane asleep with work to do."""
+        for lane in self.lanes.values():
+            if lane.idle and lane.busy:
+                self._rouse(lane, now)
+
     def reserve(self, nbytes: int, *, essential: bool) -> Lease | None:
         """Room in the budget for a snapshot of ``nbytes``, waiting for it. The emitting thread.
 
         Returns:
-            None: the lanes that hold the budget have all stalled; the event is to be dropped.
+            None: the lanes that hold the budget have all stalled; the event is to be dropped. One that is
+            ``essential`` is admitted then.
         """
-        over = essential or current_lane.get() is not None
+        over = current_lane.get() is not None  # a hook that waited for room could wait for itself
         with self._lock:
             if self._budget.fits(nbytes):
                 return self._budget.lease(nbytes)
-        began = clock()
-        with self._changed, self._as_waiter():
-            while not (self._budget.fits(nbytes) or over):
-                now = clock()
-                moving = [lane.deadline for lane in self.lanes.values() if lane.busy and not lane.stalled(now)]
-                if not moving:
-                    self.waited["budget"] += clock() - began
-                    return None
-                self._changed.wait(min(moving) - now + 0.001)
-            self.waited["budget"] += clock() - began
-            return self._budget.lease(nbytes)
+        lease: Lease | None = None
+        give_up = clock() + self.stall_timeout
+
+        def take(now: float) -> float | None:
+            nonlocal lease
+            with self._lock:
+                self._rouse_sleepers(now)
+                room = over or self._budget.fits(nbytes)
+                seconds = None if room else self._until_room(now, give_up)
+                if room or (seconds is None and essential):
+                    lease = self._budget.lease(nbytes)
+                return seconds
+
+        self.waited["budget"] += self._waiters.wait(take)
+        return lease
+
+    def _until_room(self, now: float, give_up: float) -> float | None:
+        """Under the lock: seconds after which to look for room again; None: who holds the budget has stalled."""
+        holders = [lane for lane in self.lanes.values() if lane.holds_room]
+        moving = [lane.deadline for lane in holders if not lane.stalled(now)]
+        if moving:
+            return min(moving) - now + TICK
+        # No lane has it: another thread is about to push what it has captured.
+        return TICK if not holders and now < give_up else None
 
     def account(self, lease: Lease | None, nbytes: int) -> Lease:
         """``nbytes`` were copied in fact: big parts inside a deep copy show only afterwards. The emitting thread."""
@@ -226,8 +269,7 @@ class Pool:
         if lease is not None and self._budget.release(lease):
             self.kept.add(lease.buffers)
             lease.buffers = ()
-            if self._waiting:
-                self._changed.notify_all()
+            self._waiters.ring()
 
     def drop(self, targets: Sequence[tuple[Lane, Task]]) -> None:
         """Count an event as dropped that there was no room to capture."""
@@ -237,6 +279,7 @@ class Pool:
 
     def barrier(self, visits: Mapping[str, Callable[[], Any] | None], states: dict[str, Any]) -> Barrier:
         """A mark in every lane at once; each makes its visit of ``visits`` on its worker. Never waits."""
+        self._catch_up()
         with self._lock:
             lanes = [lane for lane in self.lanes.values() if lane.name in self.workers and not lane.ended]
             barrier = Barrier(self, lanes, states)
@@ -250,16 +293,16 @@ class Pool:
 
     # ------------------------------------------------------------------------------------------------- from a worker
 
-    def take(self, lane: Lane) -> list[Job] | Mark | None:
+    def take(self, lane: Lane) -> Sequence[Job | None] | Mark | None:
         """What ``lane`` does next. An empty list: sleep until rung; None: end."""
         with self._lock:
-            if lane.slot and (self._slots.wanted or not lane.busy or lane.abandoned or self._held):
+            if lane.slot and (not lane.busy or lane.abandoned or self._held or self.turn_is_over(lane)):
                 self._hand_over_slot(lane)
-            if not self._held and lane.busy and not lane.abandoned:
-                if not self._slots.acquire(lane):
-                    self.pause = True  # whoever runs comes back and hands over
-                    return []
-                return lane.take() or []
+            if lane.busy and not (lane.abandoned or self._held):
+                if not lane.slot and self._slots.acquire(lane):
+                    lane.turn = clock()
+                self.crowded = self._slots.wanted
+                return (lane.take() or []) if lane.slot else []
             if self.ending and not self._held:
                 for job in lane.bury() if lane.abandoned else ():
                     self._let_go(job, "lost: the handler was closed")
@@ -268,11 +311,16 @@ class Pool:
             lane.idle = True
             return []
 
+    def turn_is_over(self, lane: Lane) -> bool:
+        """Whether ``lane`` should let another have its slot, as one waits."""
+        return self.crowded and clock() - lane.turn > TURN
+
     def _hand_over_slot(self, lane: Lane) -> None:
         heir = self._slots.release(lane)
-        self.pause = self._held or self._slots.wanted
+        self.crowded = self._slots.wanted
         if heir is not None:
-            heir.deadline = clock() + self.stall_timeout
+            heir.turn = clock()
+            heir.deadline = heir.turn + self.stall_timeout
             self.workers[heir.name].ring()
 
     def give_back(self, lane: Lane) -> None:
@@ -288,9 +336,7 @@ class Pool:
 
     def tell(self) -> None:
         """Something moved: wake the threads that wait for it. Cheap where there are none."""
-        if self._waiting:
-            with self._lock:
-                self._changed.notify_all()
+        self._waiters.ring()
 
     def arm(self, deadline: float) -> None:
         """Have the watch look at ``deadline``, unless it looks before."""
@@ -312,8 +358,9 @@ class Pool:
                 elif not lane.overran and not self._held:
                     lane.overran = True
                     stalled.append((lane, lane.running))
-                    self._hand_over_slot(lane)
-            self._changed.notify_all()
+                    if lane.slot:
+                        self._hand_over_slot(lane)
+        self._waiters.ring()
         for lane, job in stalled:
             what = f"{job.task.owner.name}.{job.task.name}, for {now - lane.started:.1f} s" if job else "its next event"
             logger.warning(
@@ -334,36 +381,32 @@ class Pool:
             InsideHookError: called from within a background hook.
         """
         self._refuse_inside_hook(what)
-        began = clock()
-        with self._changed, self._as_waiter():
-            try:
-                while lanes := [lane for lane in pending() if not lane.abandoned]:
-                    now = clock()
-                    moving = [lane.deadline for lane in lanes if not lane.stalled(now)]
-                    if not moving:
-                        break
-                    if timeout is not None and now - began >= timeout:
-                        names = ", ".join(lane.name for lane in lanes)
-                        raise TimeoutError(f"{what}: not done after {timeout} s; still at work: {names}")
-                    until = min(moving) - now + 0.001
-                    self._changed.wait(until if timeout is None else min(until, timeout - (now - began)))
-            finally:
-                self.waited["flush"] += clock() - began
-            return tuple(lane.name for lane in pending())
+        until = NEVER if timeout is None else clock() + timeout
+        late: list[Lane] = []
+
+        def look(now: float) -> float | None:
+            nonlocal late
+            with self._lock:
+                self._rouse_sleepers(now)
+                late = [lane for lane in pending() if not lane.abandoned]
+                moving = [lane.deadline for lane in late if not lane.stalled(now)]
+            if moving and now >= until:
+                names = ", ".join(lane.name for lane in late)
+                raise TimeoutError(f"{what}: not done after {timeout} s; still at work: {names}")
+            return min(*moving, until) - now + TICK if moving else None
+
+        try:
+            self.waited["flush"] += self._waiters.wait(look)
+        except TimeoutError:
+            self.waited["flush"] += timeout or 0.0
+            raise
+        return tuple(lane.name for lane in late)
 
     def _refuse_inside_hook(self, what: str) -> None:
         if current_lane.get() is not None:
             raise InsideHookError(
                 f"{what} inside a background hook would wait for the hook itself; call it from the training loop"
             )
-
-    @contextmanager
-    def _as_waiter(self) -> Iterator[None]:
-        self._waiting += 1
-        try:
-            yield
-        finally:
-            self._waiting -= 1
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -379,7 +422,7 @@ class Pool:
         """Let the lanes go on."""
         with self._lock:
             self._held = False
-            self.pause = self._slots.wanted
+            self.pause = self.ending
             now = clock()
             for lane in self.lanes.values():
                 self._rouse(lane, now)
@@ -389,6 +432,7 @@ class Pool:
         self._refuse_inside_hook("close()")
         first = not self.closed
         self.closed = True
+        self._catch_up()
         stalled: tuple[str, ...] = ()
         try:
             with self._lock:
@@ -467,9 +511,9 @@ class Pool:
 
     def after_fork(self) -> None:
         """In a forked child: no hook runs, no lock of the parent's is waited for."""
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._waiting = 0
+        self._lock = threading.RLock()
+        self._finalizers.clear()
+        self._waiters = Waiters()
         self.ending = self.closed = True
         self.workers = {}
         self.loop.after_fork()

@@ -58,6 +58,7 @@ class SynchronousWorker:
                 continue
             try:
                 for job in items:
+                    assert job is not None
                     self._handle(job)
             finally:
                 self._pool.give_back(self._lane)

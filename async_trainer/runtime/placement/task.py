@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -73,12 +74,13 @@ class TaskWorker:
         pool.worker_ended()
         self._ended.set()
 
-    async def _run_batch(self, jobs: list[Job]) -> None:
+    async def _run_batch(self, jobs: Sequence[Job | None]) -> None:
         pool, lane = self._pool, self._lane
         for job in jobs:
+            assert job is not None
             await self._handle(job)
             pool.tell()
-            if pool.pause or lane.abandoned:
+            if pool.pause or lane.abandoned or pool.turn_is_over(lane):
                 pool.give_back(lane)
                 break
 

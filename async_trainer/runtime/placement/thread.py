@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from async_trainer.runtime import attempt as attempts
@@ -77,15 +78,16 @@ class ThreadWorker:
             switch_interval.leave()
         pool.worker_ended()
 
-    def _run_batch(self, jobs: list[Job]) -> None:
+    def _run_batch(self, jobs: Sequence[Job | None]) -> None:
         pool, lane = self._pool, self._lane
         told = 0.0
         for job in jobs:
+            assert job is not None
             now = self._handle(job)
             if now - told > TELL_EVERY:
                 told = now
                 pool.tell()
-            if pool.pause or lane.abandoned:
+            if pool.pause or lane.abandoned or pool.turn_is_over(lane):
                 pool.give_back(lane)
                 break
         pool.tell()
@@ -102,9 +104,7 @@ class ThreadWorker:
             now = attempts.begin(pool, lane, patience)
             try:
                 result = task.call(job, attempt)
-            except (
-                BaseException
-            ) as error:  # SystemExit too is this event's failure: only the training thread ends a run
+            except BaseException as error:  # SystemExit too: only the training thread ends a run
                 delay = attempts.delay_before_retry(job, attempt, error)
                 if delay is None or self._over.wait(delay):
                     attempts.fail(pool, lane, job, attempt, error)
