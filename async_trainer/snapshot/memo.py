@@ -1,0 +1,88 @@
+"""One event's capture: what was copied already, and how much."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from async_trainer.snapshot.bundle import Bundle
+
+if TYPE_CHECKING:
+    from async_trainer.snapshot.sealed import SealedLeaf, SealedNode
+
+
+class Buffer(weakref.ref[Any]):
+    """A weak reference to the memory of one big copy: it dies when nothing, no hook's view either, uses it."""
+
+    __slots__ = ("nbytes",)
+
+    nbytes: int
+
+
+class Memo:
+    """Shared by all arguments of one event, so that what they share stays shared, and is copied once.
+
+    It belongs to the training thread, and holds the live values: drop it when the event is captured. ``buffers`` may be
+    kept: what a hook still holds after its event is ``sum(b.nbytes for b in buffers if b() is not None)``.
+
+    Attributes:
+        copies: id of a live value -> what became of it.
+        alive: those live values (some are temporary), so that no id is used twice; in the order of ``copies``.
+        nbytes: bytes of the big parts (above ``SMALL`` each) copied in fact.
+        buffers: the memory of the big copies.
+        argument: the event's argument that is being captured; stand-ins name it when they expire.
+        private: within a module: its tensors are written in place by ``forward``, so each hook needs its own.
+        deep: the memo of ``copy.deepcopy``, once it is needed.
+        bundle: once a cycle was found.
+        batch: within a module or an optimizer: the tensors found so far, copied together at its end.
+    """
+
+    __slots__ = ("alive", "argument", "batch", "buffers", "bundle", "copies", "deep", "nbytes", "private")
+
+    def __init__(self) -> None:
+        self.copies: dict[int, Any] = {}
+        self.alive: list[object] = []
+        self.nbytes = 0
+        self.buffers: list[Buffer] = []
+        self.argument = ""
+        self.private = False
+        self.bundle: Bundle | None = None
+        self.deep: dict[int, Any] | None = None
+        self.batch: list[tuple[SealedLeaf, Any, int]] | None = None
+
+    def put(self, source: object, taken: Any) -> None:
+        """Remember what became of a live value."""
+        self.copies[id(source)] = taken
+        self.alive.append(source)
+
+    def begin(self, source: object, node: SealedNode) -> None:
+        """Remember what a live value becomes before its parts are captured; set ``node.done`` after."""
+        node.done = False
+        self.copies[id(source)] = node
+        self.alive.append(source)
+
+    def again(self, taken: Any) -> Any:
+        """``taken``, which was met once more; below itself, if it isn't done."""
+        if not getattr(taken, "done", True):
+            if self.bundle is None:
+                self.bundle = Bundle()
+            self.bundle.nodes.append(taken)
+        return taken
+
+    def hold(self, memory: object, nbytes: int) -> None:
+        """Account for a big copy; ``memory`` is what stays alive while any view of the copy does."""
+        buffer = Buffer(memory)
+        buffer.nbytes = nbytes
+        self.buffers.append(buffer)
+        self.nbytes += nbytes
+
+    def rollback(self, alive: int, buffers: int) -> None:
+        """Forget all that was captured since those lengths were so: a capture that failed left values half sealed."""
+        for source in self.alive[alive:]:
+            self.copies.pop(id(source), None)
+        self.nbytes -= sum(buffer.nbytes for buffer in self.buffers[buffers:])
+        del self.alive[alive:], self.buffers[buffers:]
+        self.deep = None
+
+    def __repr__(self) -> str:
+        return f"Memo({len(self.copies)} values, {self.nbytes} big bytes)"

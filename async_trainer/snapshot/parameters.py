@@ -1,0 +1,64 @@
+"""Parameters: tensors that keep their class and ``requires_grad``, so that models and optimizers share them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from async_trainer.snapshot.kind import Kind
+from async_trainer.snapshot.memo import Memo
+from async_trainer.snapshot.registry import Rule
+from async_trainer.snapshot.sealed import Scope, Sealed
+from async_trainer.snapshot.tensors import SealedTensor, big, fill, nbytes_of
+
+
+class SealedParameter(SealedTensor):
+    """A parameter: one object per hook, over a copy that all hooks share. Its ``grad`` is None."""
+
+    __slots__ = ()
+
+    def shell(self) -> Any:
+        return torch.Tensor._make_subclass(self.cls, self.copied, self.requires_grad)
+
+
+class SealedUninitialized(Sealed):
+    """A parameter or buffer of a lazy module that has seen no data yet."""
+
+    __slots__ = ("cls", "options")
+
+    def __init__(self, cls: type, options: dict[str, Any]) -> None:
+        self.cls = cls
+        self.options = options
+
+    def open(self, scope: Scope) -> Any:
+        if self not in scope.opened:
+            scope.opened[self] = self.cls(**self.options)
+        return scope.opened[self]
+
+
+def take_parameter(value: torch.nn.Parameter, memo: Memo) -> Any:
+    """TRAINING THREAD."""
+    known = memo.copies.get(id(value))
+    if known is not None:
+        return known
+    sealed = SealedParameter(type(value), False, value.requires_grad)
+    fill(sealed, value, nbytes_of(value), memo)
+    return sealed
+
+
+def _take_uninitialized(value: Any, memo: Memo) -> Any:
+    if id(value) not in memo.copies:
+        options = {"requires_grad": value.requires_grad, "device": value.device, "dtype": value.dtype}
+        memo.put(value, SealedUninitialized(type(value), options))
+    return memo.copies[id(value)]
+
+
+_UNINITIALIZED = Kind("without a value, as it is", _take_uninitialized)
+
+KINDS: dict[type, Rule] = {
+    UninitializedParameter: _UNINITIALIZED,
+    UninitializedBuffer: _UNINITIALIZED,
+    torch.nn.Parameter: Kind("copied", take_parameter, big),
+}
