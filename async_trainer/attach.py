@@ -41,7 +41,7 @@ class Attached:
 
 def attach_all(
     records: Iterable[Background | Inline],
-    attached: Sequence[Attached],
+    attached: Iterable[Attached],
     lanes: Mapping[str, Lane],
     events: Collection[str],
 ) -> list[Attached]:
@@ -80,7 +80,7 @@ def _attach(
             raise ConfigurationError(
                 f"{label(callback)}.{asynchronous[0]} is async, and nothing awaits it inline: use background(...)"
             )
-        return Attached(_free_name(snake_case(label(callback)), names), record, hooks)
+        return Attached(free_name(snake_case(label(callback)), names), record, hooks)
     options = record.options
     _check_options(callback, hooks, options, events)
     warn_of_unread(callback, hooks, options.select or {})
@@ -88,7 +88,12 @@ def _attach(
         raise ConfigurationError(
             f"two callbacks are called {options.name!r}: the name is the key of their states; give each its own name="
         )
-    name = options.name or _free_name(snake_case(label(callback)), names)
+    if options.lane is None and options.name in lanes:
+        raise ConfigurationError(
+            f"{label(callback)}: there is a lane {options.name!r} already: give it another name=, or say "
+            f"lane={options.name!r} to share its FIFO"
+        )
+    name = options.name or free_name(snake_case(label(callback)), names)
     owner = Owner(name, options.on_error, options.retries, options.backoff, options.timeout)
     return Attached(name, record, hooks, options, owner, _lane(callback, name, hooks, options, lanes))
 
@@ -116,6 +121,15 @@ def _lane(callback: Any, name: str, hooks: Mapping[str, Hook], options: Options,
             ", not 'thread'"
         )
     placement = options.placement or ("task" if asynchronous else "thread")
+    return find_lane(label(callback), name, placement, options, lanes)
+
+
+def find_lane(what: str, name: str, placement: str, options: Options, lanes: Mapping[str, Lane]) -> Lane:
+    """The lane for ``what`` (a callback or a proxy, for messages): one of ``lanes``, or a new one.
+
+    Raises:
+        ConfigurationError: the others in that lane have other options.
+    """
     lane = lanes.get(options.lane or name)
     if lane is None:
         return Lane(options.lane or name, size=options.queue_size, overflow=options.overflow, placement=placement)
@@ -124,12 +138,13 @@ def _lane(callback: Any, name: str, hooks: Mapping[str, Hook], options: Options,
     for option, value in wanted.items():
         if has[option] != value:
             raise ConfigurationError(
-                f"{label(callback)}: {option}={value!r} conflicts with {option}={has[option]!r} of the others in "
-                f"lane {lane.name!r}; one lane has one {option}: give them all the same, or another lane="
+                f"{what}: {option}={value!r} conflicts with {option}={has[option]!r} of the others in lane "
+                f"{lane.name!r}; one lane has one {option}: give them all the same, or another lane="
             )
     return lane
 
 
-def _free_name(name: str, names: Collection[str]) -> str:
+def free_name(name: str, names: Collection[str]) -> str:
+    """``name``, with a number where it is taken."""
     candidates = (name if number == 0 else f"{name}_{number}" for number in range(len(names) + 1))
     return next(candidate for candidate in candidates if candidate not in names)

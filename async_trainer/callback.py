@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -147,7 +148,7 @@ def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Backgroun
                 f"background([...], name={options['name']!r}): {len(callback)} callbacks can't share one name; "
                 "wrap each in background(callback, name=...)"
             )
-        return [background(one, **options) for one in callback]
+        return [record for one in callback for record in _listed(background(one, **options))]
     if isinstance(callback, Inline):
         raise ConfigurationError(f"background(inline({label(callback.callback)})): a callback is one or the other")
     if isinstance(callback, Background):
@@ -166,14 +167,15 @@ def inline(callback: Any) -> Inline | list[Inline]:
         ConfigurationError: ``callback`` is already wrapped in ``background(...)``.
     """
     if isinstance(callback, (list, tuple)):
-        return [_inline(one) for one in callback]
-    return _inline(callback)
-
-
-def _inline(callback: Any) -> Inline:
+        return [record for one in callback for record in _listed(inline(one))]
     if isinstance(callback, Background):
         raise ConfigurationError(f"inline(background({label(callback.callback)})): a callback is one or the other")
     return callback if isinstance(callback, Inline) else Inline(callback)
+
+
+def _listed(records: Any) -> list[Any]:
+    """What a callback, or a list in a list of them, was wrapped into."""
+    return records if isinstance(records, list) else [records]
 
 
 def as_record(callback: Any) -> Background | Inline:
@@ -215,8 +217,8 @@ def label(callback: Any) -> str:
 
 
 def snake_case(name: str) -> str:
-    """``LossCurve`` -> ``loss_curve``, ``MLflowLog`` -> ``mlflow_log``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name.strip("_")).lower()
+    """``LossCurve`` -> ``loss_curve``, ``MLflowLog`` -> ``mlflow_log``, ``CSVLog`` -> ``csv_log``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z][A-Z])(?=[A-Z][a-z])", "_", name.strip("_")).lower()
 
 
 def _check_option(where: str, option: str, value: Any) -> None:
@@ -235,7 +237,7 @@ def _check_option(where: str, option: str, value: Any) -> None:
         if not _is_int(value) or value < 0:
             problem = f"must be a whole number, 0 or more, not {value!r}"
     elif option == "backoff":
-        if not _is_number(value) or value < 0:
+        if not _is_number(value) or not 0 <= value < math.inf:
             problem = f"must be a number of seconds, 0 or more, not {value!r}"
     elif option == "timeout":
         if value is not None and (not _is_number(value) or value <= 0):
@@ -264,12 +266,18 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def flatten(callbacks: Iterable[Any] | None) -> list[Background | Inline]:
-    """The records of ``callbacks``, in order; lists in the list are flattened."""
+    """The records of ``callbacks``, in order; lists in the list are flattened.
+
+    Raises:
+        ConfigurationError: ``callbacks`` is no list.
+    """
     records: list[Background | Inline] = []
+    if isinstance(callbacks, str) or not isinstance(callbacks or (), Iterable):
+        raise ConfigurationError(f"callbacks must be a list, not {label(callbacks)}: [{label(callbacks)}(...)]")
     for callback in callbacks or ():
         if isinstance(callback, (list, tuple)):
             records += flatten(callback)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from async_trainer.errors import CaptureError
 from async_trainer.routes import UNTAKEN, HookTask, Plan, Snapshot, Uncaptured
 from async_trainer.runtime.job import Lease
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool
-from async_trainer.snapshot import Kind, Memo, capture
+from async_trainer.snapshot import Memo, capture, size, take
 
 Targets = Sequence[tuple[Lane, HookTask]]
 
@@ -26,7 +27,7 @@ class CapturePlan(Protocol):
 
 
 def take_event(
-    pool: Pool, plan: Plan, arguments: dict[str, Any], run: dict[str, Any], stage: str, now: float
+    pool: Pool, plan: Plan, arguments: dict[str, Any], run: Mapping[str, Any], stage: str, now: float
 ) -> tuple[Targets, Snapshot | None]:
     """Copy what the hooks of ``plan`` named, once. None: the event is for none of them, or had to be dropped."""
     if plan.simple:
@@ -46,7 +47,7 @@ def take_event(
     return targets, Snapshot(plan, now, values, lease, errors)
 
 
-def _select(plan: Plan, targets: Targets, arguments: dict[str, Any], run: dict[str, Any]) -> list[Any]:
+def _select(plan: Plan, targets: Targets, arguments: dict[str, Any], run: Mapping[str, Any]) -> list[Any]:
     """The live values that ``targets`` need, as their ``select`` functions give them."""
     wanted = plan.wanted(targets) if plan.filtered else None
     live: list[Any] = []
@@ -58,7 +59,7 @@ def _select(plan: Plan, targets: Targets, arguments: dict[str, Any], run: dict[s
             try:
                 value = select(value)
             except Exception as error:  # not essential: the error is its hook's, not the loop's
-                value = Uncaptured(error)
+                value = Uncaptured(_blamed(error, f"the function of select={{{name!r}: ...}}"))
         elif plain_only and not capture.kind(type(value)).plain:
             value = UNTAKEN
         live.append(value)
@@ -78,36 +79,34 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
     kinds = capture.kinds
     memo: Memo | None = None
     lease: Lease | None = None
-    big: list[tuple[int, Kind]] | None = None
-    size = 0
+    big: list[int] | None = None
     for place, value in enumerate(live):
-        kind = kinds.get(type(value)) or capture.kind(type(value))
-        if kind.take is None:
-            continue
-        if kind.size is not None and (nbytes := kind.size(value)):
-            size += nbytes
-            big = [*(big or ()), (place, kind)]
-            continue
-        if memo is None:
-            memo = Memo()
         try:
-            memo.argument = plan.argument(place)
-            live[place] = kind.take(value, memo)
+            kind = kinds.get(type(value)) or capture.kind(type(value))
+            if kind.take is None:
+                continue
+            if kind.quick is not None:
+                live[place] = kind.quick(value)
+                continue
+            if kind.size is not None and kind.size(value):
+                big = [*(big or ()), place]
+                continue
+            if memo is None:
+                memo = Memo()
+            live[place] = take(value, memo, plan.argument(place))
         except Exception as error:
-            live[place] = Uncaptured(error)
+            live[place] = Uncaptured(error.with_traceback(None))  # whose frames hold live values
     if big is not None:
-        lease = pool.reserve(size, essential=plan.essential)
+        lease = pool.reserve(size(*(live[place] for place in big)), essential=plan.essential)
         if lease is None:
             return None, None
         memo = memo or Memo()
         try:
-            for place, kind in big:
-                assert kind.take is not None
+            for place in big:
                 try:
-                    memo.argument = plan.argument(place)
-                    live[place] = kind.take(live[place], memo)
+                    live[place] = take(live[place], memo, plan.argument(place))
                 except Exception as error:
-                    live[place] = Uncaptured(error)
+                    live[place] = Uncaptured(error.with_traceback(None))
         except BaseException:
             pool.release(lease)
             raise
@@ -125,8 +124,15 @@ def _choose(plan: Plan, stage: str, arguments: dict[str, Any]) -> tuple[Targets,
         try:
             wants = not task.filtered or task.wants(stage, arguments)
         except Exception as error:
-            errors[task] = error
+            errors[task] = _blamed(error, "when=")
             wants = True
         if wants:
             chosen.append((lane, task))
     return chosen, errors or None
+
+
+def _blamed(error: Exception, what: str) -> CaptureError:
+    """``error`` of a function that the user gave, as the hook's error: the same at each attempt, so not tried again."""
+    blamed = CaptureError(f"{what} raised {type(error).__name__}: {error}")
+    blamed.__cause__ = error
+    return blamed

@@ -24,6 +24,13 @@ class StandInError(AsyncTrainerError, AttributeError):
     """A hook used something that it did not name, or that was only valid until the hook returned."""
 
 
+class UnnamedArgumentError(AsyncTrainerError):
+    """A hook used an argument that only its ``**kwargs`` brought, and that is no plain value: it must name it.
+
+    Not an ``AttributeError``: ``hasattr(loss, "item")`` would take it for a no.
+    """
+
+
 class InsideHookError(AsyncTrainerError, RuntimeError):
     """A background hook asked to wait for the lanes, its own among them."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from async_trainer.attach import Attached
+from async_trainer.proxy import Proxied
 from async_trainer.routes import Route
 from async_trainer.runtime.stats import html_table, megabytes, text_table
 
@@ -23,8 +24,8 @@ class Explanation:
         return html_table(self.rows)
 
 
-def explain(attached: Iterable[Attached], routes: Iterable[Route]) -> Explanation:
-    """The table for ``attached``; what is captured how is known once an event has come."""
+def explain(attached: Iterable[Attached], routes: Iterable[Route], proxied: Iterable[Proxied] = ()) -> Explanation:
+    """The table for ``attached`` and ``proxied``; what is captured how is known once an event has come."""
     by_event = {route.event: route for route in routes}
     rows: list[tuple[str, ...]] = [("callback", "event", "where", "gets", "loop time per event")]
     for one in attached:
@@ -36,9 +37,13 @@ def explain(attached: Iterable[Attached], routes: Iterable[Route]) -> Explanatio
                 continue
             select = (one.options.select if one.options else None) or {}
             gets = [_gets(name, route, select) for name in hook.names if name != "event"]
-            cost = f"{route.seconds / route.captures * 1e6:.0f} µs to capture" if route.captures else "not seen yet"
-            rows.append((one.name, event, one.why, "; ".join([*gets, *rest]) or "nothing", cost))
+            rows.append((one.name, event, one.why, "; ".join([*gets, *rest]) or "nothing", _cost(route)))
+    rows += [(home.name, "calls", home.why, "their arguments", _cost(home)) for home in proxied]
     return Explanation(tuple(rows))
+
+
+def _cost(seen: Route | Proxied) -> str:
+    return f"{seen.seconds / seen.captures * 1e6:.0f} µs to capture" if seen.captures else "not seen yet"
 
 
 def _gets(name: str, route: Route, select: object) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from async_trainer.attach import Attached, attach_all
@@ -15,16 +16,17 @@ from async_trainer.emit import take_event
 from async_trainer.errors import ConfigurationError
 from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
 from async_trainer.explain import Explanation, explain
+from async_trainer.holders import refuse_holders
 from async_trainer.hooks import ALL_EVENTS
-from async_trainer.plan import make_plan
-from async_trainer.proxy import MISSING, make_proxy
+from async_trainer.plan import check_names, make_plan
+from async_trainer.proxy import MISSING, Proxied, make_proxy
 from async_trainer.routes import EventInfo, HookTask, Plan, Route
 from async_trainer.runtime import exits
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool
 from async_trainer.runtime.stats import Report, Stats
-from async_trainer.snapshot import capture, held_by
+from async_trainer.snapshot import capture
 from async_trainer.states import check_states, load_state, read_state, visits
 from async_trainer.suggest import suggestion
 
@@ -85,7 +87,7 @@ class CallbacksHandler:
             "stall_timeout": _check("stall_timeout", stall_timeout),
             "shutdown_timeout": _check("shutdown_timeout", shutdown_timeout),
             "switch_interval": _check("switch_interval", switch_interval) if switch_interval is not None else None,
-            "synchronous": synchronous,
+            "synchronous": _check_flag("synchronous", synchronous),
         }
         self._pool = Pool(
             max_workers=max_workers,
@@ -97,18 +99,20 @@ class CallbacksHandler:
         )
         self._events = (*ALL_EVENTS, *self._settings["events"])
         self._routes: Mapping[str, Route | None] = dict.fromkeys(self._events)
-        self._attached: list[Attached] = []
-        self._proxy_names: set[str] = set()
+        # By name, in list order. Closed to those who look into a callback that holds its handler (see refuse_holders).
+        self._attached: Mapping[str, Attached] = MappingProxyType({})
+        self._proxied: list[Proxied] = []
         self._started = False
+        self._starting = threading.RLock()
         self._stage = "training"
-        self._provided: dict[str, Any] = {}  # by the start of the run: may be named by its later hooks
+        self._provided: Mapping[str, Any] = MappingProxyType({})  # by the run's start: its later hooks may name it
         self._report: Report | None = None
         self._end = weakref.finalize(self, self._pool.end, abandon=False)  # a dropped handler drains
         self._end.atexit = False  # exits.py does that, with its bounds
         self.add_callbacks(callbacks)
 
     def __repr__(self) -> str:
-        background = sum(one.lane is not None for one in self._attached)
+        background = sum(one.lane is not None for one in self._attached.values())
         return f"<CallbacksHandler: {len(self._attached) - background} inline, {background} background, {self._pool!r}>"
 
     # ------------------------------------------------------------------------------------------------------- events
@@ -132,8 +136,12 @@ class CallbacksHandler:
             self._start()
         try:
             route = self._routes[event]
-        except KeyError:
-            raise ConfigurationError(f"there is no event {event!r}{suggestion(event, self._events)}") from None
+        except (KeyError, TypeError):  # TypeError: what can't be hashed
+            hint = suggestion(event, self._events) if isinstance(event, str) else ""
+            raise ConfigurationError(
+                f"there is no event {event!r}{hint} (an event of your own is declared with CallbacksHandler(..., "
+                "events=[...]))"
+            ) from None
         if route is None:
             return
         if self._pool.failures.to_raise:
@@ -148,11 +156,11 @@ class CallbacksHandler:
             self._provide({})
 
     def _call_inline(self, hook: Any, arguments: dict[str, Any]) -> None:
-        live = {**self._provided, **arguments} if self._provided else arguments
-        kwargs = hook.live_arguments(live)
-        if "event" in hook.names:
-            kwargs = {**kwargs, "event": EventInfo(hook.event, self._pool.seq + 1, 1)}
-        hook.function(**kwargs)
+        check_names(hook.event, arguments)
+        live = hook.live_arguments(arguments, self._provided)
+        if "event" in hook.names or hook.catches_all:
+            live["event"] = EventInfo(hook.event, self._pool.seq + 1, 1)
+        hook.function(**live)
 
     def _emit(self, route: Route, arguments: dict[str, Any]) -> None:
         began = clock()
@@ -171,7 +179,7 @@ class CallbacksHandler:
             self._pool.release(snapshot.lease)
 
     def _plan(self, route: Route, arguments: dict[str, Any]) -> Plan:
-        self._refuse_holders({**self._provided, **arguments})
+        refuse_holders(self._attached.values(), [*self._provided.values(), *arguments.values()])
         plan = make_plan(route.tasks, route.event, arguments, self._provided)
         for slot in plan.slots:
             if slot.select is None and not slot.plain_only:
@@ -184,29 +192,19 @@ class CallbacksHandler:
     def _enter(self, route: Route, arguments: dict[str, Any]) -> None:
         """An event at which a run starts or ends, or the stage changes."""
         if route.event in RUN_STARTS or route.event == Event.TRAINER_INIT:
+            check_names(route.event, arguments)
             self._provide(arguments)
-            self._refuse_holders(arguments)
+            refuse_holders(self._attached.values(), arguments.values())
         if route.event in EVALUATION_STARTS:
             self._stage = "evaluation"
         elif route.event in TRAINING_STARTS:
             self._stage = "training"
 
-    def _provide(self, arguments: dict[str, Any]) -> None:
-        self._provided = arguments
+    def _provide(self, arguments: Mapping[str, Any]) -> None:
+        self._provided = MappingProxyType(dict(arguments))
         for route in self._routes.values():
             if route is not None:
                 route.plans.clear()
-
-    def _refuse_holders(self, arguments: Mapping[str, Any]) -> None:
-        live = list(arguments.values())
-        for one in self._attached:
-            path = held_by(one.callback, live) if one.lane is not None else None
-            if path is not None:
-                raise ConfigurationError(
-                    f"{one.name} runs in the background, and holds the run's own weights or optimizer as {path}: it "
-                    "would see them while they change. Let its hooks name `model` or `optimizers` and use what they get, or "
-                    "make it inline(...)"
-                )
 
     # ---------------------------------------------------------------------------------------- callbacks and the start
 
@@ -216,9 +214,10 @@ class CallbacksHandler:
         Raises:
             ConfigurationError: as for the constructor; then none of them is attached.
         """
-        new = attach_all(flatten(callbacks), self._attached, self._pool.lanes, self._events)
-        routes = {event: Route(event, boundary=event in BOUNDARIES) for event in self._events}
-        for one in [*self._attached, *new]:
+        new = attach_all(flatten(callbacks), self._attached.values(), self._pool.lanes, self._events)
+        attached = {**self._attached, **{one.name: one for one in new}}
+        routes = {event: self._empty_route(event) for event in self._events}
+        for one in attached.values():
             if one.lane is not None and one.lane.name not in self._pool.lanes:
                 self._add_lane(one.lane)
             for event, hook in one.hooks.items():
@@ -226,8 +225,15 @@ class CallbacksHandler:
                     routes[event].inline.append(hook)
                 else:
                     routes[event].tasks.append(self._task(event, one, hook))
-        self._attached = [*self._attached, *new]
+        self._attached = MappingProxyType(attached)
         self._routes = {event: route if route.wanted else None for event, route in routes.items()}
+
+    def _empty_route(self, event: str) -> Route:
+        old = self._routes.get(event)
+        route = Route(event, boundary=event in BOUNDARIES)
+        if old is not None:  # what it cost so far goes on to count
+            route.captures, route.seconds, route.observed = old.captures, old.seconds, old.observed
+        return route
 
     def _add_lane(self, lane: Lane) -> None:
         self._pool.add_lane(lane)
@@ -245,18 +251,22 @@ class CallbacksHandler:
         return HookTask(hook, one.owner, one.options, one.lane)
 
     def _start(self) -> None:
-        self._started = True
-        exits.inert_in_child(self)
-        if self._pool.lanes:
-            self._pool.start()
-        if self._attached:
-            logger.info("callbacks: %s", "; ".join(f"{one.name} ({one.why})" for one in self._attached))
+        with self._starting:  # of several threads that fire at first, none goes on before the lanes have their workers
+            if self._started:
+                return
+            exits.inert_in_child(self)
+            if self._pool.lanes:
+                self._pool.start()
+            self._started = True
+        everyone: list[Attached | Proxied] = [*self._attached.values(), *self._proxied]
+        if everyone:
+            logger.info("callbacks: %s", "; ".join(f"{one.name} ({one.why})" for one in everyone))
 
     def after_fork(self) -> None:
         """In a forked child (a DataLoader's worker, say) no hook runs. Called by the interpreter."""
         self._started = True
         self._routes = _Silence()
-        self._attached = []
+        self._attached = MappingProxyType({})
         self._pool.after_fork()
 
     # ------------------------------------------------------------------------------------------ waiting, and the end
@@ -288,11 +298,11 @@ class CallbacksHandler:
         Raises:
             ConfigurationError: an option that can't work; names it.
         """
-        names = {one.name for one in self._attached} | set(self._pool.lanes) | self._proxy_names
-        proxy, name, lane = make_proxy(self, self._pool, names, target, factory, dict(options))
-        self._proxy_names.add(name)
-        if lane.name not in self._pool.lanes:
-            self._add_lane(lane)
+        names = {*self._attached, *self._pool.lanes, *(one.name for one in self._proxied)}
+        proxy, home = make_proxy(self, self._pool, names, target, factory, dict(options))
+        self._proxied.append(home)
+        if home.lane.name not in self._pool.lanes:
+            self._add_lane(home.lane)
         return proxy
 
     def fence(self) -> None:
@@ -324,10 +334,10 @@ class CallbacksHandler:
         Never waits; ``barrier.wait()`` does. Inline callbacks' states are read at once, on this thread."""
         self._ensure_started()
         states: dict[str, Any] = {}
-        for one in self._attached:
+        for one in self._attached.values():
             if one.lane is None:
                 states |= read_state(one)
-        return self._pool.barrier(visits(self._attached, read_state), states)
+        return self._pool.barrier(visits(self._attached.values(), read_state), states)
 
     def state_dict(self) -> dict[str, Any]:
         """``{callback name: its state_dict()}`` for all callbacks, behind a barrier. Waits for the lanes.
@@ -349,13 +359,13 @@ class CallbacksHandler:
             Exception: what a callback's ``load_state_dict()`` raised.
         """
         self._ensure_started()
-        check_states(self._attached, state_dict)
+        check_states(self._attached.values(), state_dict)
 
         def load(one: Attached) -> dict[str, Any]:
             return load_state(one, state_dict[one.name]) if one.name in state_dict else {}
 
-        barrier = self._pool.barrier(visits(self._attached, load), {})
-        for one in self._attached:
+        barrier = self._pool.barrier(visits(self._attached.values(), load), {})
+        for one in self._attached.values():
             if one.lane is None:
                 load(one)
         barrier.wait()
@@ -365,11 +375,12 @@ class CallbacksHandler:
     def stats(self) -> Stats:
         """What happened to the events so far, and what that cost the loop: immutable; prints as a table. Any thread."""
         pool = self._pool
-        heard = [route for route in self._routes.values() if route is not None]
+        heard: list[Route | Proxied] = [route for route in self._routes.values() if route is not None]
+        heard += self._proxied
         return Stats(
             lanes=pool.lane_stats(),
-            captures=sum(route.captures for route in heard),
-            capture_seconds=max(0.0, sum(route.seconds for route in heard) - pool.waits.budget),  # it waits in between
+            captures=sum(one.captures for one in heard),
+            capture_seconds=max(0.0, sum(one.seconds for one in heard) - pool.waits.budget),  # it waits in between
             waits=pool.waits,
             snapshot_bytes=pool.snapshot_bytes,
             max_snapshot_bytes=self._settings["max_snapshot_bytes"],
@@ -379,7 +390,8 @@ class CallbacksHandler:
 
     def explain(self) -> Explanation:
         """Who gets what, captured how, and what that costs: prints as a table. Fuller once events have come."""
-        return explain(self._attached, [route for route in self._routes.values() if route is not None])
+        routes = [route for route in self._routes.values() if route is not None]
+        return explain(self._attached.values(), routes, self._proxied)
 
     def _repr_html_(self) -> str:
         return self.stats()._repr_html_()
@@ -410,7 +422,7 @@ class CallbacksHandler:
         if self._report is None:
             self._report = self._pool.close(timeout)
             if self._report.lost or self._report.stalled:
-                logger.warning("closed: %s", self._report)
+                logger.warning("closed: %s", self._pool.describe(self._report))
         return self._report
 
     def __enter__(self) -> Self:
@@ -426,8 +438,8 @@ class CallbacksHandler:
             self.close()
             return
         if isinstance(error, SystemExit):
-            exits.remember_status(error)
-        self._close(self._pool.shutdown_timeout)
+            exits.remember_exit(error.code)
+        self._close(0.0 if exits.interrupted_twice(error) else self._pool.shutdown_timeout)
         unraised = self._pool.failures.take_to_raise_at_end()
         if unraised is not None:  # it must not mask what ends the run
             logger.error("%s", unraised)
@@ -437,7 +449,7 @@ class CallbacksHandler:
             self._start()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unstarted, ([one.record for one in self._attached], self._settings)
+        return _unstarted, ([one.record for one in self._attached.values()], self._settings)
 
 
 def _unstarted(callbacks: list[Background | Inline], settings: dict[str, Any]) -> CallbacksHandler:
@@ -452,8 +464,9 @@ class _Silence(dict[str, Route | None]):
 
 
 def _check_events(events: Iterable[str]) -> list[str]:
-    if isinstance(events, str):
-        raise ConfigurationError(f"events must be a list of names, not the str {events!r}")
+    if isinstance(events, str) or not isinstance(events, Iterable):
+        what = "the str " if isinstance(events, str) else ""
+        raise ConfigurationError(f"events must be a list of names, not {what}{events!r}")
     names = list(events)
     for name in names:
         if not (isinstance(name, str) and name.isidentifier() and name.startswith("on_")):
@@ -465,9 +478,17 @@ def _check(option: str, value: Any, *, at_least: int | None = None) -> Any:
     whole = at_least is not None
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise ConfigurationError(f"{option} must be a {'whole ' if whole else ''}number, not {value!r}")
-    if value < (at_least or 0) or (not whole and value == 0):
-        raise ConfigurationError(f"{option} must be {f'{at_least} or more' if whole else 'above 0 s'}, not {value!r}")
+    if not (value >= at_least if at_least is not None else 0 < value <= threading.TIMEOUT_MAX):
+        raise ConfigurationError(
+            f"{option} must be {f'{at_least} or more' if whole else 'above 0 s, and finite'}, not {value!r}"
+        )
     return value
 
 
-capture.register(CallbacksHandler)(lambda handler: tuple(one.name for one in handler._attached))
+def _check_flag(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{option} must be True or False, not {value!r}")
+    return value
+
+
+capture.register(CallbacksHandler)(lambda handler: tuple(handler._attached))

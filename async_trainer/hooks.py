@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dis
 import inspect
+import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 from async_trainer.callback import Callback, label
@@ -34,11 +35,15 @@ class Hook:
     def names(self) -> tuple[str, ...]:
         return self.required + self.optional
 
-    def live_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What an inline call gets, out of ``arguments``: all that it names, and the rest where it has ``**kwargs``."""
-        if self.catches_all:
-            return arguments
-        return {name: arguments[name] for name in self.names if name in arguments}
+    def live_arguments(self, arguments: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+        """What an inline call gets: what it names of ``arguments`` or ``run``; with ``**kwargs``, all ``arguments``."""
+        live = dict(arguments) if self.catches_all else {}
+        for name in self.names:
+            if name in arguments:
+                live[name] = arguments[name]
+            elif name in run:
+                live[name] = run[name]
+        return live
 
 
 def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:
@@ -64,12 +69,12 @@ def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:
             continue
         if name not in events:
             raise ConfigurationError(
-                f"{label(callback)}.{name} is the hook of no event{suggestion(name, events)}; "
-                f"an event of your own is declared with CallbacksHandler(..., events=[{name!r}])"
+                f"{label(callback)}.{name} is the hook of no event{suggestion(name, events)} "
+                f"(an event of your own is declared with CallbacksHandler(..., events=[{name!r}]))"
             )
         hooks[name] = _inspect_hook(callback, name, function)
     if not hooks:
-        warnings.warn(f"{label(callback)} has no hook: no event will ever reach it", UserWarning, stacklevel=4)
+        _warn(f"{label(callback)} has no hook: no event will ever reach it")
     return hooks
 
 
@@ -83,6 +88,9 @@ def _inspect_hook(callback: Any, name: str, function: Callable[..., Any]) -> Hoo
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{where}: its signature can't be read ({error}); write it as a def") from error
+    plain = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise ConfigurationError(f"{where} contains a yield: calling it would run nothing; a hook is a plain function")
     required: list[str] = []
     optional: list[str] = []
     catches_all = False
@@ -96,24 +104,42 @@ def _inspect_hook(callback: Any, name: str, function: Callable[..., Any]) -> Hoo
             catches_all = True
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             (required if parameter.default is parameter.empty else optional).append(parameter.name)
-    is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+    is_async = inspect.iscoroutinefunction(plain)
     return Hook(name, function, tuple(required), tuple(optional), catches_all, is_async)
 
 
 def warn_of_unread(callback: Any, hooks: dict[str, Hook], select: Collection[str]) -> None:
     """Warn where a background hook names ``model`` or ``optimizers`` and never reads it: it is copied each time."""
     for hook in hooks.values():
-        code = getattr(inspect.unwrap(getattr(hook.function, "__func__", hook.function)), "__code__", None)
-        if code is None:
-            continue
+        codes = list(_codes(hook.function))
         for name in COSTLY:
-            if name in hook.names and name not in select and not _reads(code, name):
-                warnings.warn(
+            if codes and name in hook.names and name not in select and not any(_reads(code, name) for code in codes):
+                _warn(
                     f"{label(callback)}.{hook.event} names {name!r} and never reads it: it would be copied each time; "
-                    f"leave it out of the signature, or pass select={{{name!r}: None}}",
-                    UserWarning,
-                    stacklevel=5,
+                    f"leave it out of the signature, or pass select={{{name!r}: None}}"
                 )
+
+
+def _codes(function: Any) -> Iterator[CodeType]:
+    """The code of ``function``, and of what it decorates; none where it isn't written in Python."""
+    function = getattr(function, "__func__", function)
+    while function is not None:
+        if isinstance(code := getattr(function, "__code__", None), CodeType):
+            yield code
+        function = getattr(function, "__wrapped__", None)
+
+
+def _warn(message: str) -> None:
+    """Warn where the user called us, however deep we are: it is that line that has to change."""
+    level = 2
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("async_trainer.")
 
 
 def _reads(code: CodeType, name: str) -> bool:

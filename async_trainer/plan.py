@@ -12,16 +12,21 @@ ALWAYS_BROUGHT = ("state", "maps")
 """What ``**kwargs`` brings captured, besides plain values."""
 
 
+def check_names(event: str, arguments: Collection[str]) -> None:
+    """Refuse an argument that has a name that hooks get something else by."""
+    if "event" in arguments:
+        raise ConfigurationError(
+            f"{event}: an argument can't be called 'event': hooks get the event's name and number by that name"
+        )
+
+
 def make_plan(tasks: Sequence[HookTask], event: str, arguments: Collection[str], run: Collection[str]) -> Plan:
     """The plan for ``event`` when it comes with ``arguments`` in a run that was started with ``run``.
 
     Raises:
         ConfigurationError: an argument has a name that hooks get something else by.
     """
-    if "event" in arguments:
-        raise ConfigurationError(
-            f"{event}: an argument can't be called 'event': hooks get the event's name and number by that name"
-        )
+    check_names(event, arguments)
     slots: dict[tuple[str, int, bool], Slot] = {}
     places: dict[tuple[str, int, bool], int] = {}
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from async_trainer.callback import Options
-from async_trainer.errors import AsyncTrainerError, CaptureError, StandInError
+from async_trainer.errors import AsyncTrainerError, CaptureError, ConfigurationError
 from async_trainer.events import ONCE_PER_RUN
 from async_trainer.hooks import Hook
 from async_trainer.runtime.job import Job, Lease, Owner
 from async_trainer.runtime.lane import Lane
 from async_trainer.snapshot import Scope, Sealed
+from async_trainer.untaken import Untaken
 
 
 class EventInfo(NamedTuple):
@@ -23,35 +24,6 @@ class EventInfo(NamedTuple):
     seq: int  # counts the events that reached a lane, from 1
     attempt: int  # from 1
     redelivered: bool = False
-
-
-class Untaken:
-    """Stands in ``**kwargs`` for an argument that the hook did not name; using it raises."""
-
-    __slots__ = ("_message",)
-
-    def __init__(self, where: str, name: str) -> None:
-        object.__setattr__(
-            self, "_message", f"{where} must name {name!r} to use it: def ...(self, *, {name}, **kwargs)"
-        )
-
-    def __repr__(self) -> str:
-        return f"<not captured: {object.__getattribute__(self, '_message')}>"
-
-    def _raise(self, *args: Any, **kwargs: Any) -> Any:
-        raise StandInError(object.__getattribute__(self, "_message"))
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):  # repr(), isinstance() and debuggers look at it
-            return object.__getattribute__(self, name)
-        raise StandInError(object.__getattribute__(self, "_message"))
-
-    __setattr__ = __delattr__ = __call__ = __getitem__ = __setitem__ = __delitem__ = _raise
-    __len__ = __bool__ = __iter__ = __contains__ = __float__ = __int__ = __index__ = __enter__ = _raise
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _raise
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __abs__ = _raise
-    __matmul__ = __array__ = _raise
-    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +100,8 @@ class HookTask:
     def call(self, job: Job, attempt: int) -> Any:
         snapshot: Snapshot = job.payload
         if snapshot.errors is not None and self in snapshot.errors:
-            raise snapshot.errors[self]
+            error = snapshot.errors[self]
+            raise CaptureError(f"{self.where_called}: {error}") from error.__cause__
         arrangement = snapshot.plan.arrangements[self]
         if arrangement.problem is not None:
             raise arrangement.problem
@@ -144,38 +117,44 @@ class HookTask:
             elif value is UNTAKEN:
                 value = Untaken(self.where_called, name)
             elif type(value) is Uncaptured:
-                raise CaptureError(f"{self.where_called}: {value.error}") from value.error
+                raise CaptureError(f"{self.where_called}: {value.error}") from value.error.__cause__
             arguments[name] = value
         for name in arrangement.nones:
             arguments[name] = None
         if arrangement.wants_event:
             arguments["event"] = EventInfo(self.name, job.seq, attempt)
-        if self.hook.is_async:
-            return self._await(arguments, scope)
+        result: Any = None
         try:
-            return self.hook.function(**arguments)
+            result = self.hook.function(**arguments)
+            if inspect.iscoroutine(result) and self.lane.placement != "task":
+                result.close()  # of a wrapper or lambda that doesn't look async
+                result = None
+                raise ConfigurationError(
+                    f"{self.where_called} returned a coroutine, and nothing awaits it in a thread: use placement='task'"
+                )
         finally:
-            if scope is not None:
+            if scope is not None and not inspect.iscoroutine(result):
                 scope.close()
-
-    async def _await(self, arguments: dict[str, Any], scope: Scope | None) -> Any:
-        try:
-            return await self.hook.function(**arguments)
-        finally:
-            if scope is not None:
-                scope.close()
+        return _awaited(result, scope) if inspect.iscoroutine(result) else result
 
     def retriable(self, error: BaseException) -> bool:
         return not isinstance(error, AsyncTrainerError)  # ours say the same each time
 
     def settled(self, job: Job, result: Any, error: BaseException | None) -> None:
-        if inspect.iscoroutine(result):  # a hook that returned a coroutine without being async
-            result.close()
+        """Nobody waits for a hook."""
 
     def where(self, payload: Any) -> str:
         snapshot: Snapshot = payload
         place = snapshot.plan.state_place
         return describe_state(snapshot.values[place]) if place is not None else ""
+
+
+async def _awaited(coroutine: Any, scope: Scope | None) -> Any:
+    try:
+        return await coroutine
+    finally:
+        if scope is not None:
+            scope.close()
 
 
 def describe_state(state: Any) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 from async_trainer.attach import Attached
 from async_trainer.errors import CaptureError, ConfigurationError
-from async_trainer.snapshot import capture
+from async_trainer.snapshot import Memo, Scope, open_value
+from async_trainer.snapshot.faults import LeafError
+from async_trainer.snapshot.registry import leaf
 
 logger = logging.getLogger("async_trainer")
 
@@ -20,16 +22,20 @@ def read_state(one: Attached) -> dict[str, Any]:
     state_dict = getattr(one.callback, "state_dict", None)
     if state_dict is None:
         return {}
-    try:
-        return {one.name: capture(state_dict())}
-    except CaptureError as error:
-        raise CaptureError(f"{one.name}.state_dict(): {error}") from error
+    return {one.name: _copied(state_dict(), f"{one.name}.state_dict()")}
 
 
 def load_state(one: Attached, state: Any) -> dict[str, Any]:
     """Hand ``state`` to the callback: its own copy, to keep."""
-    one.callback.load_state_dict(capture(state))
+    one.callback.load_state_dict(_copied(state, f"the state of {one.name}"))
     return {}
+
+
+def _copied(state: Any, what: str) -> Any:
+    try:
+        return open_value(leaf(state, Memo()), Scope(what))
+    except LeafError as error:
+        raise CaptureError(f"{what}{''.join(reversed(error.steps))}: {error.reason}") from error.cause
 
 
 def visits(attached: Iterable[Attached], act: Callable[[Attached], dict[str, Any]]) -> dict[str, Visit]:
@@ -52,7 +58,8 @@ def check_states(attached: Iterable[Attached], states: Mapping[str, Any]) -> Non
     if unknown:
         raise ConfigurationError(
             f"load_state_dict: there is no callback {', '.join(map(repr, unknown))}; there are "
-            f"{', '.join(map(repr, names)) or 'none'}. A callback's name= is its key; leave out what is not to be loaded"
+            f"{', '.join(map(repr, names)) or 'none'}. A callback's name= is its key; leave out what is not to be "
+            "loaded"
         )
     cant = [name for name in states if not callable(getattr(names[name].callback, "load_state_dict", None))]
     if cant:

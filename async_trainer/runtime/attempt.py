@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from async_trainer.errors import EventLostError
@@ -28,24 +29,27 @@ def begin(pool: Pool, lane: Lane, patience: float) -> float:
 def succeed(pool: Pool, lane: Lane, job: Job, result: Any) -> None:
     """The hook has returned."""
     job.task.owner.failures_in_a_row = 0
-    job.task.settled(job, result, None)
     pool.settled(job)
     lane.settle(Ending.DELIVERED)
+    job.task.settled(job, result, None)  # last: who waited for it finds it in the books
 
 
 def fail(pool: Pool, lane: Lane, job: Job, attempt: int, error: BaseException) -> None:
     """The hook has failed for good."""
-    job.task.settled(job, None, error)
-    pool.failures.record(job, attempt, error)
+    try:
+        pool.failures.record(job, attempt, error)
+    except Exception:  # what an error's or a state's own code raises must not end the lane
+        traceback.print_exc()
     pool.settled(job)
     lane.settle(Ending.FAILED)
+    job.task.settled(job, None, error)
 
 
 def drop(pool: Pool, lane: Lane, job: Job) -> None:
     """The callback was turned off while this job waited."""
-    job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was dropped: it is turned off"))
     pool.settled(job)
     lane.settle(Ending.DROPPED)
+    job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was dropped: it is turned off"))
 
 
 def delay_before_retry(job: Job, attempt: int, error: BaseException) -> float | None:

@@ -1,36 +1,59 @@
-"""The end of the process: pools that are still open are drained, within bounds; a forked child never runs them."""
+"""The end of the process: pools that are still open are drained, within bounds; a forked child never runs them.
+
+First, before the interpreter joins threads and executors take nothing more, the lanes are waited for: their hooks may
+need both. Then, when no other thread is left that could emit anything, the pools are closed. A hook that is inside
+then will not come out: the other exit functions are run, files are flushed, and the process is ended from here, with
+the status that it would have had. (A daemon thread that comes out of a torch operation while the interpreter is torn
+down aborts the process.)
+"""
 
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401  (registers its own exit first: ours must come before it)
+import functools
+import gc
+import io
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import thread as executors
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from async_trainer.runtime.pool import Pool
 
 logger = logging.getLogger("async_trainer")
+clock = time.monotonic
+
+PATIENCE = 5.0  # s: for files to be flushed, a log to be written, though a hook may be inside and hold their locks
 
 _pools: set[Pool] = set()  # strong: a dropped handler's pool lives until it has drained
 _forkable: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered = False
-_status = 0  # what the process exits with, as far as it is known
+_late: set[Pool] = set()  # had their shutdown_timeout
+_interrupted = False  # Ctrl-C has ended the drain
+_exit: tuple[int, BaseException | None] | None = None  # the status of the last SystemExit, the error before it
 
 
 def register(pool: Pool) -> None:
-    """Drain ``pool`` at the exit of the process, unless it is forgotten before. The training thread."""
-    global _registered
+    """Drain ``pool`` at the exit of the process, unless it is forgotten before."""
+    global _registered, _exit
     if not _registered:
-        _registered = True
         os.register_at_fork(after_in_child=_after_fork)
-        _at_thread_shutdown(_drain)
+        _hear_of_sys_exit()
+        try:
+            import concurrent.futures.process  # noqa: F401  (has an exit function too: ours is called before those above)
+
+            threading._register_atexit(_drain)  # type: ignore[attr-defined]
+        except (AttributeError, RuntimeError):  # gone from this Python, or the exit has begun
+            atexit.register(_close)
+        _registered = True
+    _exit = None  # whatever has exited was caught
     _pools.add(pool)
 
 
@@ -44,24 +67,12 @@ def open_pools() -> list[Pool]:
     return list(_pools)
 
 
+# ------------------------------------------------------------------------------------------------------------- forks
+
+
 def inert_in_child(handler: Any) -> None:
     """Call ``handler.after_fork()`` in every forked child."""
     _forkable.add(handler)
-
-
-def remember_status(error: SystemExit) -> None:
-    """``error`` has left a ``with handler``: the interpreter doesn't tell exit functions what it exits with."""
-    global _status
-    code = error.code
-    _status = code if isinstance(code, int) else int(code is not None)
-
-
-def _at_thread_shutdown(function: Callable[[], None]) -> None:
-    # Before the interpreter joins threads and refuses new ones: in plain atexit a hook that uses an executor fails.
-    try:
-        threading._register_atexit(function)  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):  # gone from this Python, or the exit has begun
-        atexit.register(function)
 
 
 def _after_fork() -> None:
@@ -75,47 +86,165 @@ def _after_fork() -> None:
     _pools.clear()
 
 
-def _failed() -> type[BaseException] | None:
-    """The exception that ends the process, if the interpreter has reported one."""
-    return getattr(sys, "last_type", None)
+# --------------------------------------------------------------------------------------- how the process comes to end
+
+
+def remember_exit(code: object) -> None:
+    """A ``SystemExit(code)`` was raised: the interpreter doesn't tell exit functions what it exits with."""
+    global _exit
+    _exit = (code & 0xFF if isinstance(code, int) else int(code is not None)), _error()
+
+
+def _hear_of_sys_exit() -> None:
+    original = sys.exit
+
+    @functools.wraps(original)
+    def exit_and_tell(status: Any = None, /) -> NoReturn:
+        if threading.current_thread() is threading.main_thread():
+            remember_exit(status)
+        original(status)
+
+    sys.exit = exit_and_tell
+
+
+def _error() -> BaseException | None:
+    """What has ended the main program. In an interactive one it may long be forgotten."""
+    return None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+
+
+def _status() -> int:
+    """What the process exits with, as far as it is known: as ``subprocess`` has it, negative for a signal."""
+    error = _error()
+    if _exit is not None and _exit[1] is error:
+        return _exit[0]
+    if isinstance(error, KeyboardInterrupt):
+        return -signal.SIGINT
+    return 0 if error is None else 1
+
+
+def interrupted_twice(error: BaseException | None) -> bool:
+    """Whether a second Ctrl-C came while the first was dealt with."""
+    interrupts = 0
+    while error is not None:
+        interrupts += isinstance(error, KeyboardInterrupt)
+        error = error.__context__
+    return interrupts > 1
+
+
+def _time_left(pool: Pool, began: float) -> float | None:
+    """Seconds that ``pool`` may still take; None: as long as its lanes move."""
+    error = _error()
+    if _interrupted or pool in _late or interrupted_twice(error):
+        return 0.0
+    return None if error is None else max(0.0, began + pool.shutdown_timeout - clock())
+
+
+# --------------------------------------------------------------------------------------------------- the steps of the end
 
 
 def _drain() -> None:
-    error = _failed()
-    hung = []
-    for pool in list(_pools):
-        timeout = pool.shutdown_timeout if error else None
+    """Called by ``threading``, before it joins threads."""
+    global _interrupted
+    atexit.register(_close)  # last of all, so it comes first
+    began = clock()
+    try:
+        for pool in open_pools():
+            try:
+                pool.drain(_time_left(pool, began))
+            except TimeoutError:
+                _late.add(pool)
+    except BaseException as error:  # Ctrl-C again, or what a signal handler raises
+        _interrupted = True
+        logger.warning("%s ends the drain: what is left in the lanes is lost", type(error).__name__)
+    _stay_interrupted()
+    if any(lane.busy for pool in open_pools() for lane in pool.lanes.values()):
+        _forsake_executors()
+
+
+def _close() -> None:
+    """Called by ``atexit``, when no other threads are left that count."""
+    global _interrupted
+    atexit.unregister(_close)
+    began = clock()
+    last_words: list[tuple[int, str, object]] = []
+    hung: list[str] = []
+    for pool in open_pools():
         try:
-            report = pool.close(timeout)
-        except KeyboardInterrupt:
-            logger.warning("interrupted: what is left in the lanes is lost")
+            report = pool.close(_time_left(pool, began))
+        except BaseException:
+            _interrupted = True
             report = pool.report()
         if report.lost or report.stalled:
-            logger.warning("at exit: %s", report)
-        at_end = pool.failures.take_to_raise_at_end()
-        if at_end:
-            logger.error("nobody closed the handler, so nobody could be told: %s", at_end)
-        hung += [lane.name for lane in pool.hung]
+            last_words.append((logging.WARNING, "at exit: %s", pool.describe(report)))
+        error = pool.failures.take_to_raise_at_end()
+        if error is not None:
+            last_words.append((logging.ERROR, "nobody closed the handler, so nobody could be told: %s", error))
+        hung += pool.hung
     if hung:
-        logger.error("still inside a hook: %s; the process ends without waiting for it any longer", ", ".join(hung))
-        # Registered last, so called first: it runs all the others, and leaves.
-        atexit.register(_leave)
+        text = "still inside a hook: %s; the process ends without waiting for it any longer"
+        last_words.append((logging.ERROR, text, ", ".join(hung)))
+    if last_words:
+        _within(PATIENCE, lambda: [logger.log(*words) for words in last_words])
+    if hung and sys._getframe().f_back is None:  # else not the interpreter runs the exit functions, but a program
+        _leave()
 
 
-def _leave() -> None:
-    """End the process although a hook is still inside: a daemon thread that comes out of a torch or file operation
-    while the interpreter is torn down aborts the process."""
-    atexit.unregister(_leave)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+def _leave() -> NoReturn:
+    try:
+        _forsake_log_handlers()
+        atexit._run_exitfuncs()
+        _within(PATIENCE, _flush)
+    finally:
+        status = _status()
+        if status < 0:
+            signal.signal(-status, signal.SIG_DFL)
+            os.kill(os.getpid(), -status)
+        os._exit(status)
+
+
+def _within(seconds: float, function: Callable[[], object]) -> None:
+    """Call ``function``, and go on after ``seconds`` even if it waits for a lock that a hook holds."""
+    thread = threading.Thread(target=function, name="async_trainer-exit", daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def _flush() -> None:
+    files = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+    for stream in (sys.stdout, sys.stderr, *(item for item in gc.get_objects() if issubclass(type(item), files))):
         try:
             stream.flush()
-        except (AttributeError, OSError, ValueError):  # None under pythonw, closed, or a broken pipe
+        except Exception:  # None under pythonw; closed; a broken pipe
             pass
-    error = _failed()
-    if error is not None and issubclass(error, KeyboardInterrupt):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    if error is not None:
-        os._exit(1)
-    os._exit(_status)
+
+
+def _forsake_executors() -> None:
+    """Don't have the interpreter wait for what a hook that never returns has an executor do. Threads that hooks start
+    are daemon, as theirs are."""
+    from concurrent.futures import process as processes
+
+    for threads in (executors._threads_queues, processes._threads_wakeups):  # type: ignore[attr-defined]
+        for thread in list(threads):
+            if thread.daemon:
+                del threads[thread]
+
+
+def _forsake_log_handlers() -> None:
+    """Don't have ``logging`` wait for the lock of a log handler that a hook is inside of."""
+    for ref in list(logging._handlerList):  # type: ignore[attr-defined]
+        lock = getattr(ref(), "lock", None)
+        if lock is None or lock.acquire(timeout=0.1):
+            if lock is not None:
+                lock.release()
+        else:
+            logging._handlerList.remove(ref)  # type: ignore[attr-defined]
+
+
+def _stay_interrupted() -> None:
+    """CPython keeps in one flag that Ctrl-C has ended the main program; each ``exec`` and ``eval`` of a string resets
+    it, in whatever thread, so a hook's ``import`` could turn the status from that of a signal to 1."""
+    if isinstance(_error(), KeyboardInterrupt):
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            pass

@@ -22,10 +22,14 @@ class Failures:
     """The failures of a handler's lanes. Recorded on the lanes' threads, read from any."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: a signal handler may close the handler while its thread holds it
         self._kinds: dict[tuple[str, str, type[BaseException]], Failure] = {}
         self.to_raise: deque[LaneError] = deque()  # at the next event
         self._at_end: list[Failure] = []
+
+    def after_fork(self) -> None:
+        """In a forked child nobody is left to release the lock."""
+        self._lock = threading.RLock()
 
     def record(self, job: Job, attempt: int, error: BaseException) -> None:
         """A job failed for good. The lane's thread, after the job is settled."""
@@ -49,7 +53,8 @@ class Failures:
             self.to_raise.append(raised)
         elif owner.on_error == "disable" and owner.failures_in_a_row == DISABLE_AFTER:
             owner.disabled = True
-            logger.error(
+            say(
+                logging.ERROR,
                 "%s is turned off after %d failures in a row (on_error='disable'); its events are dropped, and counted",
                 owner.name,
                 DISABLE_AFTER,
@@ -61,11 +66,11 @@ class Failures:
         where = f", {failure.where}" if failure.where else ""
         context = f"event {failure.seq}{where}, attempt {failure.attempt}"
         if count == 1:
-            logger.error("%s.%s failed (%s):\n%s", failure.callback, failure.event, context, failure.traceback)
+            say(logging.ERROR, "%s.%s failed (%s):\n%s", failure.callback, failure.event, context, failure.traceback)
         else:
-            logger.error(
-                "%s.%s has failed %d times, last (%s): %s: %s",
-                failure.callback, failure.event, count, context, type(failure.error).__name__, failure.error,
+            say(
+                logging.ERROR, "%s.%s has failed %d times, last (%s): %s",
+                failure.callback, failure.event, count, context, failure.what,
             )  # fmt: skip
 
     @property
@@ -87,6 +92,14 @@ class Failures:
         return error
 
 
+def say(level: int, message: str, *args: object) -> None:
+    """Log from a thread of our own: a log handler that raises must not end it."""
+    try:
+        logger.log(level, message, *args)
+    except Exception:
+        traceback.print_exc()
+
+
 def forget_frames(error: BaseException) -> None:
     """Drop the tracebacks of ``error`` and of its causes: their frames keep the snapshot's tensors alive."""
     seen: set[int] = set()
@@ -96,7 +109,7 @@ def forget_frames(error: BaseException) -> None:
         if link is None or id(link) in seen:
             continue
         seen.add(id(link))
-        link.__traceback__ = None
+        link.with_traceback(None)  # not an assignment, which the error of a frozen class refuses
         chain += [link.__cause__, link.__context__]
         if isinstance(link, BaseExceptionGroup):
             chain += link.exceptions

@@ -16,32 +16,36 @@ class SwitchInterval:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._busy = 0
+        self._busy: set[object] = set()
         self._before = 0.0
         self._ours = 0.0
 
-    def enter(self, seconds: float) -> None:
+    def enter(self, lane: object, seconds: float) -> None:
         """A thread lane becomes busy. The lane's thread."""
         with self._lock:
-            self._busy += 1
-            if self._busy == 1:
+            if not self._busy:
                 self._before = sys.getswitchinterval()
                 sys.setswitchinterval(seconds)
                 self._ours = sys.getswitchinterval()  # as the interpreter rounds it
+            self._busy.add(lane)
 
-    def leave(self) -> None:
-        """A thread lane becomes idle. The lane's thread."""
+    def leave(self, lane: object) -> None:
+        """A thread lane becomes idle, or is given up; if it was busy. Any thread."""
         with self._lock:
-            self._busy -= 1
-            if self._busy == 0 and sys.getswitchinterval() == self._ours:
-                sys.setswitchinterval(self._before)
+            if lane in self._busy:
+                self._busy.remove(lane)
+                self._restore()
+
+    def _restore(self) -> None:
+        if not self._busy and sys.getswitchinterval() == self._ours:
+            sys.setswitchinterval(self._before)
 
     def after_fork(self) -> None:
         """In a child no lane runs."""
-        if self._busy and sys.getswitchinterval() == self._ours:
-            sys.setswitchinterval(self._before)
+        if self._busy:
+            self._busy.clear()
+            self._restore()
         self._lock = threading.Lock()
-        self._busy = 0
 
 
 switch_interval = SwitchInterval()

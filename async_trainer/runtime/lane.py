@@ -187,6 +187,10 @@ class Lane:
         """An event of this lane was given up before it could be pushed."""
         self._dropped += 1
 
+    def lose(self) -> None:
+        """An event of this lane came after the end."""
+        self._lost += 1
+
     def mark(self, mark: Mark) -> None:
         """Append ``mark``: never dropped, never overtaken, whatever the bounds."""
         marks = (mark,)

@@ -31,7 +31,7 @@ class LoopThread:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._calls: deque[Callable[[TaskGroup], None]] = deque()
-        self._stopping = False
+        self.stopping = False  # what is cancelled then, no hook has cancelled
         self._look: anyio.Event | None = None
         self._thread: threading.Thread | None = None
         self._ours: socket.socket | None = None
@@ -56,12 +56,17 @@ class LoopThread:
         """Have the watch look again. Any thread."""
         self.call(lambda _: self._look.set() if self._look else None)
 
-    def stop(self) -> None:
-        """End the loop; returns when it has, if it can. Any thread."""
-        self._stopping = True
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self, timeout: float) -> None:
+        """End the loop, and wait at most ``timeout`` seconds until it has. Any thread."""
+        self.stopping = True
         self._poke()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
+            self._thread.join(timeout)
 
     def after_fork(self) -> None:
         """In a forked child the socket is still the parent's: leave it alone."""
@@ -89,7 +94,7 @@ class LoopThread:
         assert self._ours is not None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
-            while not self._stopping:
+            while not self.stopping:
                 await anyio.wait_readable(self._ours)
                 try:
                     self._ours.recv(4096)

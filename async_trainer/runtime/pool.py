@@ -16,7 +16,7 @@ from async_trainer.errors import EventLostError, InsideHookError
 from async_trainer.runtime import exits
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.budget import Budget
-from async_trainer.runtime.failures import Failures
+from async_trainer.runtime.failures import Failures, say
 from async_trainer.runtime.job import Job, Lease, Mark, Task
 from async_trainer.runtime.kept import Kept
 from async_trainer.runtime.lane import Lane
@@ -34,9 +34,11 @@ current_lane: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("asyn
 
 new_tuple: Callable[..., Any] = tuple.__new__  # makes a NamedTuple in half the time
 NEVER = float("inf")
+LOST = "lost: the handler was closed"
 TURN = 0.005  # s: a lane that others wait for hands its slot over after that
 TICK = 0.001  # s: past a deadline, to find it over
-JOIN = 5.0  # s: for a worker that has nothing left to do to end
+JOIN = 2.0  # s: for a worker that has nothing left to do to end
+GRACE = 0.2  # s: for one that is inside a hook, but may come out: an async hook is cancelled, a backoff cut short
 
 
 class Pool:
@@ -68,6 +70,7 @@ class Pool:
         self.loop = LoopThread(self)
         self.next_check = NEVER  # s: when the watch looks again
         self._context: contextvars.Context | None = None
+        self._starting = threading.Lock()
         self._lock = threading.RLock()  # else a garbage collection under it, that comes back to it, would hang
         self._finalizers: deque[tuple[Sequence[tuple[Lane, Task]], Any]] = deque()  # what those have pushed
         self._waiters = Waiters()
@@ -87,27 +90,35 @@ class Pool:
         with self._lock:
             lane.closed = self.closed or self.ending
             self.lanes = {**self.lanes, lane.name: lane}
-        if self.started and not lane.closed:
-            self._start_worker(lane)
+        if self.started:
+            self.start()
 
     def start(self) -> None:
-        """Start the workers, each in a copy of the contextvars of this moment. The training thread, once."""
-        if self.started:
+        """Start the workers of the lanes that have none, each in a copy of the contextvars of the first start."""
+        if self.started and self.workers.keys() >= self.lanes.keys():
             return
-        self._context = contextvars.copy_context()
-        self._context.run(current_lane.set, None)
-        self.started = True
-        if not self.synchronous:
-            exits.register(self)
-            self.loop.start(self._context.copy())
-        for lane in self.lanes.values():
-            self._start_worker(lane)
+        if self._context is None:
+            context = contextvars.copy_context()
+            context.run(current_lane.set, None)
+            self._context = context
+        if self.synchronous:
+            self._start_workers(self._context)
+        else:
+            uninterrupted(self._start_workers, self._context)
 
-    def _start_worker(self, lane: Lane) -> None:
-        assert self._context is not None
-        placement = "synchronous" if self.synchronous else lane.placement
-        worker = self.workers[lane.name] = PLACEMENTS[placement](lane, self)
-        worker.start(self._context.copy())
+    def _start_workers(self, context: contextvars.Context) -> None:
+        with self._starting:
+            if not (self.started or self.synchronous):
+                exits.register(self)
+                ours = context.copy()
+                ours.run(current_lane.set, Lane("async_trainer-loop"))  # it must not wait for lanes either
+                self.loop.start(ours)
+            for lane in list(self.lanes.values()):
+                if lane.name not in self.workers and not lane.closed:
+                    placement = "synchronous" if self.synchronous else lane.placement
+                    worker = self.workers[lane.name] = PLACEMENTS[placement](lane, self)
+                    worker.start(context.copy())
+            self.started = True
 
     # ------------------------------------------------------------------------------------- from the emitting thread
 
@@ -116,6 +127,9 @@ class Pool:
         now = payload.at
         if self._lock._is_owned():  # type: ignore[attr-defined]
             self._push_soon(targets, payload)
+            return
+        if self.closed and current_lane.get() is None:  # what hooks emit while the lanes drain is taken
+            self._lose(targets, payload)
             return
         with self._lock:
             for lane, _ in targets:
@@ -127,8 +141,7 @@ class Pool:
                 self._append(targets, payload, now, False)
         if not room:
             self._push_when_there_is_room(targets, payload)
-        if self.synchronous or self.closed:
-            self._after_push(targets)
+        self.run_synchronously()
 
     def _push_soon(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
         """A garbage collection in the middle of one of the pool's own decisions has run a ``__del__`` that logs, or
@@ -139,20 +152,24 @@ class Pool:
         self.loop.call(lambda _: self._catch_up())
 
     def _catch_up(self) -> None:
-        while self._finalizers:
-            with self._lock:
+        with self._lock:
+            while self._finalizers:
                 targets, payload = self._finalizers.popleft()
                 self._append(targets, payload, clock(), True)
                 self._release(payload.lease)
 
-    def _after_push(self, targets: Sequence[tuple[Lane, Task]]) -> None:
-        if self.closed and not self._told_lost:
+    def _lose(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
+        with self._lock:
+            for lane, task in targets:
+                lane.lose()
+                error = EventLostError(f"{task.owner.name}.{task.name} was {LOST}")
+                task.settled(new_tuple(Job, (self.seq, task, payload)), None, error)
+        if not self._told_lost:
             self._told_lost = True
             task = targets[0][1]
             logger.warning(
                 "%s for %s came after close(): it and what follows is lost, and counted", task.name, task.owner.name
             )
-        self.run_synchronously()
 
     def run_synchronously(self) -> None:
         """In synchronous mode: handle what there is, here and now."""
@@ -194,7 +211,7 @@ class Pool:
             raise
 
     def _gave_way(self, lane: Lane, job: Job) -> None:
-        self._let_go(job, "lost: the handler was closed" if lane.closed else "dropped: the lane was full or stalled")
+        self._let_go(job, LOST if lane.closed else "dropped: the lane was full or stalled")
 
     def _let_go(self, job: Job, fate: str) -> None:
         self._release(job.payload.lease)
@@ -212,7 +229,7 @@ class Pool:
 
     def _rouse_sleepers(self, now: float) -> None:
         """Under the lock, before waiting: a Ctrl-C between a push and its ring leaves a lane asleep with work to do."""
-        for lane in self.lanes.values():
+        for lane in self.lanes.values() if not self._held else ():
             if lane.idle and lane.busy:
                 self._rouse(lane, now)
 
@@ -305,7 +322,7 @@ class Pool:
                 return (lane.take() or []) if lane.slot else []
             if self.ending and not self._held:
                 for job in lane.bury() if lane.abandoned else ():
-                    self._let_go(job, "lost: the handler was closed")
+                    self._let_go(job, LOST)
                 lane.ended = True
                 return None
             lane.idle = True
@@ -363,7 +380,8 @@ class Pool:
         self._waiters.ring()
         for lane, job in stalled:
             what = f"{job.task.owner.name}.{job.task.name}, for {now - lane.started:.1f} s" if job else "its next event"
-            logger.warning(
+            say(
+                logging.WARNING,
                 "lane %s has stalled in %s: it holds nobody up any more; when it is full, new events for it are "
                 "dropped, and counted, until it moves on", lane.name, what,
             )  # fmt: skip
@@ -427,19 +445,29 @@ class Pool:
             for lane in self.lanes.values():
                 self._rouse(lane, now)
 
-    def close(self, timeout: float | None) -> Report:
-        """Drain: wait until the lanes are empty or stalled, end the workers; what is left is lost."""
-        self._refuse_inside_hook("close()")
-        first = not self.closed
-        self.closed = True
+    def drain(self, timeout: float | None) -> tuple[str, ...]:
+        """Wait until the lanes are empty or stalled: the names of those that are stalled.
+
+        Raises:
+            TimeoutError: names the lanes that are still at work.
+        """
         self._catch_up()
+        until = NEVER if timeout is None else clock() + timeout
+        stalled: tuple[str, ...] = ()
+        for _ in (None, *self.lanes):  # a hook may have called a proxy, whose method called another: a link a round
+            if not any(lane.busy for lane in self.lanes.values()):
+                break
+            barrier = self.barrier({}, {})
+            stalled = self.wait(lambda: barrier.pending, max(0.0, until - clock()), "close()")  # noqa: B023
+        return stalled
+
+    def close(self, timeout: float | None) -> Report:
+        """Drain; then end the workers: what is left is lost."""
+        self._refuse_inside_hook("close()")
+        self.closed = True
         stalled: tuple[str, ...] = ()
         try:
-            with self._lock:
-                for lane in self.lanes.values():
-                    lane.close()
-            if first and self.started:
-                stalled = self.wait(lambda: [lane for lane in self.lanes.values() if lane.busy], timeout, "close()")
+            stalled = self.drain(timeout)
         except TimeoutError:
             pass
         finally:
@@ -458,25 +486,31 @@ class Pool:
         for worker in list(self.workers.values()):
             worker.ring()
         if abandon:
-            until = clock() + JOIN
-            for name, worker in list(self.workers.items()):
-                if not self.lanes[name].hung:
-                    worker.join(max(0.0, until - clock()))
-            if not self.hung:
-                self.loop.stop()
-                exits.forget(self)
+            self._join()
+
+    def _join(self) -> None:
+        workers = list(self.workers.items())
+        for _, worker in workers:
+            worker.stop()
+        soon, until = clock() + GRACE, clock() + JOIN
+        for name, worker in workers:
+            worker.join(max(0.0, (soon if self.lanes[name].hung else until) - clock()))
+        self.loop.stop(max(0.0, soon - clock()))
+        if not self.hung:
+            exits.forget(self)
 
     def worker_ended(self) -> None:
         """Called by a worker, last of all: when all have, the pool is over."""
         self.tell()
         if self.ending and all(lane.ended for lane in self.lanes.values()):
+            self.loop.stop(0.0)
             exits.forget(self)
-            self.loop.stop()
 
     @property
-    def hung(self) -> list[Lane]:
-        """The lanes that are inside a hook though the pool has ended."""
-        return [lane for lane in self.lanes.values() if lane.hung]
+    def hung(self) -> list[str]:
+        """Who can't end, though the pool has: the lanes that are inside a hook, or else the loop."""
+        lanes = [lane.name for lane in self.lanes.values() if lane.hung]
+        return lanes or (["the event loop"] if self.loop.alive else [])
 
     # ------------------------------------------------------------------------------------------------------ the books
 
@@ -492,6 +526,11 @@ class Pool:
                 errors=self.failures.kinds,
                 stalled=stalled,
             )
+
+    def describe(self, report: Report) -> str:
+        """``report``, and which lanes have lost what."""
+        lost = [f"{lane.name} {lane.lost}" for lane in self.lanes.values() if lane.lost]
+        return f"{report}; lost by lane: {', '.join(lost)}" if lost else str(report)
 
     def lane_stats(self) -> dict[str, LaneStats]:
         """The books, lane by lane, all at one moment."""
@@ -511,8 +550,10 @@ class Pool:
 
     def after_fork(self) -> None:
         """In a forked child: no hook runs, no lock of the parent's is waited for."""
+        self._starting = threading.Lock()
         self._lock = threading.RLock()
         self._finalizers.clear()
+        self.failures.after_fork()
         self._waiters = Waiters()
         self.ending = self.closed = True
         self.workers = {}
@@ -520,6 +561,23 @@ class Pool:
         self._told_lost = True
         for lane in self.lanes.values():
             lane.abandon()
+
+
+def uninterrupted(function: Callable[..., None], *args: Any) -> None:
+    """Call ``function`` on another thread, as Ctrl-C breaks into the main one: it is done as a whole, or not begun."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function(*args)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="async_trainer-start", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def lane_stats(lane: Lane, now: float) -> LaneStats:

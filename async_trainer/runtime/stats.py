@@ -26,7 +26,15 @@ class Failure:
     def __str__(self) -> str:
         where = f" at {self.where}" if self.where else ""
         times = f" ({self.count} times)" if self.count > 1 else ""
-        return f"{self.callback}.{self.event}{where}: {type(self.error).__name__}: {self.error}{times}"
+        return f"{self.callback}.{self.event}{where}: {self.what}{times}"
+
+    @property
+    def what(self) -> str:
+        """``"OSError: disk full"``."""
+        try:
+            return f"{type(self.error).__name__}: {self.error}"
+        except Exception:  # its __str__ fails too
+            return type(self.error).__name__
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class Kind:
         size: bytes of the big parts (above ``SMALL`` each) that ``take`` will copy; cheap, on the training thread.
             ``None``: nothing big, or not knowable before copying.
         plain: str, bytes, number, bool, None, enum, path: what ``**kwargs`` of a hook brings.
+        quick: as ``take``, for values whose copy is small and frozen, and shares nothing: without a memo.
         parts: for a value made of others: those that may be big. ``size`` then sums over them, each counted once.
     """
 
@@ -32,6 +33,7 @@ class Kind:
     size: Callable[[Any], int] | None = None
     plain: bool = False
     parts: Callable[[Any], Iterable[Any]] | None = None
+    quick: Callable[[Any], Any] | None = None
 
 
 REFERENCE = Kind("by reference", None)

@@ -56,11 +56,9 @@ def _thaw(fields: dict[str, Any]) -> FrozenTrainerState:
     return state
 
 
-@capture.register(TrainerState)
+@capture.freezes(TrainerState)
 def freeze(state: TrainerState) -> FrozenTrainerState:
-    """A frozen copy. The training thread: 0.2 µs, where ``copy.copy`` takes 2."""
-    if type(state) is FrozenTrainerState:
-        return state
+    """A frozen copy. The training thread: in half the time that ``copy.copy`` takes."""
     frozen = object.__new__(FrozenTrainerState)
-    frozen.__dict__.update(state.__dict__)
+    object.__setattr__(frozen, "__dict__", state.__dict__.copy())
     return frozen

@@ -27,6 +27,9 @@ class Worker(Protocol):
     def run(self) -> None:
         """In synchronous mode: handle what there is. Else nothing: the worker does, when rung."""
 
+    def stop(self) -> None:
+        """The lane was abandoned: cut short what can be, the wait before another attempt, an async hook. Any thread."""
+
     def join(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, until it has ended."""
 

@@ -34,6 +34,9 @@ class SynchronousWorker:
     def ring(self) -> None:
         """Nothing sleeps: whoever pushed calls :meth:`run`."""
 
+    def stop(self) -> None:
+        """Nothing is under way between two calls."""
+
     def join(self, timeout: float) -> None:
         self.run()
         self._open.close()

@@ -47,8 +47,14 @@ class TaskWorker:
     def run(self) -> None:
         """It runs by itself."""
 
+    def stop(self) -> None:
+        self._pool.loop.call(self._cancel)
+
+    def _cancel(self, _: TaskGroup) -> None:
+        if self._scope is not None and self._lane.abandoned:
+            self._scope.cancel()
+
     def join(self, timeout: float) -> None:
-        self._pool.loop.call(lambda _: self._scope.cancel() if self._scope and self._lane.abandoned else None)
         self._ended.wait(timeout)
 
     async def _run(self) -> None:
@@ -96,7 +102,9 @@ class TaskWorker:
             with anyio.CancelScope() as self._scope:
                 try:
                     result = await self._call(job, attempt)
-                except (Exception, SystemExit) as raised:
+                except BaseException as raised:  # SystemExit too: only the training thread ends a run
+                    if self._is_ours(raised):
+                        raise
                     error = raised
                 else:
                     attempts.succeed(pool, lane, job, result)
@@ -110,6 +118,12 @@ class TaskWorker:
                 return
             attempts.fail(pool, lane, job, attempt, error)
             return
+
+    def _is_ours(self, error: BaseException) -> bool:
+        """Whether ``error`` ends this task, and is not the hook's own (which may have cancelled what it awaits)."""
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            return self._pool.loop.stopping or (self._scope is not None and self._scope.cancel_called)
+        return isinstance(error, GeneratorExit)
 
     async def _call(self, job: Job, attempt: int) -> Any:
         timeout = job.task.owner.timeout

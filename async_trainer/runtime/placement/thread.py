@@ -49,8 +49,11 @@ class ThreadWorker:
     def run(self) -> None:
         """It runs by itself."""
 
-    def join(self, timeout: float) -> None:
+    def stop(self) -> None:
         self._over.set()
+        switch_interval.leave(self._lane)
+
+    def join(self, timeout: float) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
@@ -65,17 +68,16 @@ class ThreadWorker:
                 attempts.visit(pool, lane, items)
             elif items:
                 if not busy and pool.switch_interval is not None:
-                    switch_interval.enter(pool.switch_interval)
+                    switch_interval.enter(lane, pool.switch_interval)
                     busy = True
                 self._run_batch(items)
             else:
                 if busy:
-                    switch_interval.leave()
+                    switch_interval.leave(lane)
                     busy = False
                 self._bell.acquire()
             del items  # while this sleeps, the last snapshot must not live on in a local
-        if busy:
-            switch_interval.leave()
+        switch_interval.leave(lane)
         pool.worker_ended()
 
     def _run_batch(self, jobs: Sequence[Job | None]) -> None:

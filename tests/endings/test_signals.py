@@ -1,0 +1,144 @@
+"""Real signals to a real process."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.endings.child import Child, numbers
+
+with_or_without = pytest.mark.parametrize("managed", [True, False], ids=["with", "without"])
+
+LOOP = """
+    import contextlib, atexit
+    callbacks = {callbacks}
+    atexit.register(tell, "exit function")
+    handler = CallbacksHandler(callbacks, shutdown_timeout={timeout})
+    with handler if {managed} else contextlib.nullcontext():
+        for step in range(200):
+            handler.call_event("on_batch_end", step=step)
+        while not os.path.exists("rows"):
+            time.sleep(0.001)
+        tell("ready")
+        while True:
+            time.sleep(0.001)
+"""
+
+
+@with_or_without
+def test_ctrl_c_drains_and_ends_by_the_signal(tmp_path: Path, managed: bool) -> None:
+    child = Child(tmp_path, LOOP.format(callbacks="[Rows(pause=0.002)]", managed=managed, timeout=20))
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    ended = child.end().check(-signal.SIGINT)
+    assert ended.rows == numbers(200)
+    assert ended.err.count("KeyboardInterrupt") == 1
+    assert "exit function" in ended.out
+
+
+@with_or_without
+def test_after_ctrl_c_the_drain_is_bounded(tmp_path: Path, managed: bool) -> None:
+    child = Child(tmp_path, LOOP.format(callbacks="[Rows(pause=0.3)]", managed=managed, timeout=1.0))
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    ended = child.end().check(-signal.SIGINT)
+    assert 1 < len(ended.rows) < 12
+    assert ended.seconds < 8
+    assert "lost" in ended.err
+    assert "exit function" in ended.out
+
+
+@with_or_without
+def test_a_second_ctrl_c_ends_the_drain_at_once(tmp_path: Path, managed: bool) -> None:
+    callbacks = "[Rows(pause=0.1)], [Rows('rows2', pause=0.1)]"
+    script = f"""
+    import contextlib
+    stack = contextlib.ExitStack()
+    handlers = [CallbacksHandler(callbacks, shutdown_timeout=100, stall_timeout=100) for callbacks in ({callbacks})]
+    with stack:
+        for handler in handlers:
+            if {managed}:
+                stack.enter_context(handler)
+            for step in range(200):
+                handler.call_event("on_batch_end", step=step)
+        while not (os.path.exists("rows") and os.path.exists("rows2")):
+            time.sleep(0.001)
+        # Says so when the drain has begun: the main thread waits in close().
+        def watch():
+            main = threading.main_thread().ident
+            while True:
+                frame = sys._current_frames()[main]
+                while frame is not None and frame.f_code.co_name not in ("_close", "_drain"):
+                    frame = frame.f_back
+                if frame is not None:
+                    return tell("draining")
+                time.sleep(0.001)
+        threading.Thread(target=watch, daemon=True).start()
+        tell("ready")
+        while True:
+            time.sleep(0.001)
+    """
+    child = Child(tmp_path, script)
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    child.wait_for("draining")
+    child.send(signal.SIGINT)
+    ended = child.end()
+    assert ended.seconds < 4, ended
+    ended.check(-signal.SIGINT)
+    assert len(ended.rows) < 40
+
+
+@with_or_without
+@pytest.mark.parametrize("hook", ["sleeps", "loops_in_python", "sleeps_async"])
+def test_ctrl_c_with_a_hook_that_never_returns_ends_by_the_signal(tmp_path: Path, hook: str, managed: bool) -> None:
+    callbacks = f"[Rows(), hangs({hook!r})]"
+    child = Child(tmp_path, LOOP.format(callbacks=callbacks, managed=managed, timeout=0.5))
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    ended = child.end().check(-signal.SIGINT)
+    assert ended.rows == numbers(200)
+    assert ended.seconds < 8
+    assert "exit function" in ended.out
+
+
+def test_sigterm_is_left_alone(tmp_path: Path) -> None:
+    child = Child(tmp_path, LOOP.format(callbacks="[Rows(pause=0.01)]", managed=True, timeout=20))
+    child.wait_for("ready")
+    child.send(signal.SIGTERM)
+    ended = child.end().check(-signal.SIGTERM)
+    assert ended.seconds < 2
+    assert 0 < len(ended.rows) < 200
+
+
+def test_sigterm_made_a_sys_exit_drains_and_keeps_its_status(tmp_path: Path) -> None:
+    script = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n" + LOOP.format(
+        callbacks="[Rows(pause=0.002)]", managed=True, timeout=20
+    ).replace("\n    ", "\n")
+    child = Child(tmp_path, script)
+    child.wait_for("ready")
+    child.send(signal.SIGTERM)
+    ended = child.end().check(143)
+    assert ended.rows == numbers(200)
+
+
+def test_a_signal_handler_may_drain(tmp_path: Path) -> None:
+    child = Child(
+        tmp_path,
+        """
+        handler = CallbacksHandler([Rows()])
+        def on_term(*_):
+            handler.close()
+            os._exit(9)
+        signal.signal(signal.SIGTERM, on_term)
+        handler.call_event("on_batch_end", step=0)
+        tell("ready")
+        while True:
+            handler.call_event("on_epoch_end", step=0)
+        """,
+    )
+    child.wait_for("ready")
+    child.send(signal.SIGTERM)
+    assert child.end().check(9).rows == ["0"]
