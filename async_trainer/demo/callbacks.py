@@ -18,7 +18,7 @@ from async_trainer.demo.store import Store
 
 
 class MetricsLog(Callback):
-    """A JSON line per batch, on disk before the hook returns: a crash of the machine loses none.
+    """A JSON line per training batch and per validation, on disk before the hook returns: a crash of the machine loses none.
 
     Args:
         path: the log. A training that starts replaces it; one that resumes goes on at the offset of the resume state.
@@ -34,16 +34,15 @@ class MetricsLog(Callback):
     def on_resume(self, **kwargs: Any) -> None:
         self._file = self.path.open("ab")
 
-    def on_batch_end(self, *, state: TrainerState, loss: Tensor, **kwargs: Any) -> None:
+    def on_backward_step_start(self, *, state: TrainerState, loss: Tensor, **kwargs: Any) -> None:
+        self._write({"epoch": state.current_epoch, "batch": state.current_train_batch, "loss": loss.item()})
+
+    def on_validation_end(self, *, state: TrainerState, metrics: Mapping[str, float], **kwargs: Any) -> None:
+        self._write({"epoch": state.current_epoch, **metrics})
+
+    def _write(self, row: Mapping[str, Any]) -> None:
         if self._file is None:
             raise RuntimeError(f"{self.path} is not open: on_train_start or on_resume comes first")
-        training = state.stage == "training"
-        row = {
-            "stage": state.stage,
-            "epoch": state.current_epoch,
-            "batch": state.current_train_batch if training else state.current_val_batch,
-            "loss": loss.item(),
-        }
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -22,7 +22,7 @@ def rows(path: Path) -> list[dict[str, object]]:
 def log_batches(log: MetricsLog, numbers: range) -> None:
     for number in numbers:
         state = TrainerState(stage="training", current_epoch=1, current_train_batch=number)
-        log.on_batch_end(state=state, loss=torch.tensor(number / 2))
+        log.on_backward_step_start(state=state, loss=torch.tensor(number / 2))
 
 
 def test_the_log_has_a_row_for_each_batch_on_disk_as_soon_as_the_hook_returns(tmp_path: Path) -> None:
@@ -30,8 +30,8 @@ def test_the_log_has_a_row_for_each_batch_on_disk_as_soon_as_the_hook_returns(tm
     log.on_train_start()
     log_batches(log, range(1, 3))
     assert rows(log.path) == [
-        {"stage": "training", "epoch": 1, "batch": 1, "loss": 0.5},
-        {"stage": "training", "epoch": 1, "batch": 2, "loss": 1.0},
+        {"epoch": 1, "batch": 1, "loss": 0.5},
+        {"epoch": 1, "batch": 2, "loss": 1.0},
     ]
     log.on_train_end()
 
