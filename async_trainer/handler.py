@@ -24,7 +24,7 @@ from async_trainer.routes import EventInfo, HookTask, Plan, Route
 from async_trainer.runtime import exits
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.lane import Lane
-from async_trainer.runtime.pool import Pool
+from async_trainer.runtime.pool import Pool, current_lane
 from async_trainer.runtime.stats import Report, Stats
 from async_trainer.snapshot import capture
 from async_trainer.states import check_states, load_state, read_state, visits
@@ -144,7 +144,7 @@ class CallbacksHandler:
             ) from None
         if route is None:
             return
-        if self._pool.failures.to_raise:
+        if self._pool.failures.to_raise and current_lane.get() is None:  # the loop's to see, not another hook's
             raise self._pool.failures.to_raise.popleft()
         if route.boundary:
             self._enter(route, arguments)

@@ -65,7 +65,7 @@ def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:
         if not name.startswith("on_") or isinstance(inspect.getattr_static(callback, name), property):
             continue
         function = getattr(callback, name)
-        if not callable(function) or _is_inherited_no_op(callback, name):
+        if not callable(function) or _is_inherited_no_op(function, name):
             continue
         if name not in events:
             raise ConfigurationError(
@@ -78,8 +78,8 @@ def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:
     return hooks
 
 
-def _is_inherited_no_op(callback: Any, name: str) -> bool:
-    return getattr(type(callback), name, None) is getattr(Callback, name, callback)
+def _is_inherited_no_op(function: Any, name: str) -> bool:
+    return getattr(function, "__func__", None) is getattr(Callback, name, function)
 
 
 def _inspect_hook(callback: Any, name: str, function: Callable[..., Any]) -> Hook:

@@ -13,7 +13,7 @@ from async_trainer.events import ONCE_PER_RUN
 from async_trainer.hooks import Hook
 from async_trainer.runtime.job import Job, Lease, Owner
 from async_trainer.runtime.lane import Lane
-from async_trainer.snapshot import Scope, Sealed
+from async_trainer.snapshot import Scope, Sealed, open_value
 from async_trainer.untaken import Untaken
 
 
@@ -146,7 +146,10 @@ class HookTask:
     def where(self, payload: Any) -> str:
         snapshot: Snapshot = payload
         place = snapshot.plan.state_place
-        return describe_state(snapshot.values[place]) if place is not None else ""
+        try:
+            return "" if place is None else describe_state(open_value(snapshot.values[place], Scope()))
+        except Exception:  # of the state's own class: a message must not make it worse
+            return ""
 
 
 async def _awaited(coroutine: Any, scope: Scope | None) -> Any:

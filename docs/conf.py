@@ -31,7 +31,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 90
+python_maximum_signature_line_length = 120
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 add_module_names = False
@@ -50,7 +50,7 @@ class EventTable(SphinxDirective):
             (f"``{event.value}``", event.summary, " ".join(f"``{a}``" for a in event.arguments if a not in always))
             for event in Event
         ]
-        return self.table(("hook", "when", "arguments, besides those of each"), rows, widths=(5, 6, 6))
+        return self.table(("hook", "when", "further arguments"), rows, widths=(5, 6, 6))
 
     def table(self, head: tuple[str, ...], rows: list[tuple[str, ...]], widths: tuple[int, ...]) -> list[nodes.Node]:
         lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {' '.join(map(str, widths))}", ""]

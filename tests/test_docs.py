@@ -6,6 +6,7 @@ the README)::
 
     % not run: needs a GPU              the python block below is left alone
     % script                            the python block below is a script of its own; "% script, status 130": ends so
+    % pytest                            the python block below is a file of tests
     % output                            the text block below is what the block before it has printed; "..." is anything
 
 Durations and sizes in bytes may differ from what the page says.
@@ -38,6 +39,8 @@ from async_trainer.runtime.barrier import Barrier
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path.exists()]
+ERRORS = [name for name, one in vars(errors).items() if inspect.isclass(one) and one.__module__ == errors.__name__]
+SHOWN = [cls.__name__ for cls in (stats.Report, stats.Failure, stats.Stats, stats.LaneStats, stats.Waits, Barrier)]
 LIMIT = 120.0  # s, for all blocks of a page
 
 REMARK = re.compile(r"(?:%|<!--) *(?P<text>.*?) *(?:-->)?$")
@@ -85,7 +88,12 @@ def run_page(page: Path) -> None:
     for block in read_blocks(page):
         if block.language == "python" and not block.remark.startswith("not run: "):
             if block.remark.startswith("script"):
-                printed = run_script(block, page)
+                printed = run_file(block, page)
+                continue
+            if block.remark == "pytest":
+                # The plugin by its module: the package may be on the path only, and not installed.
+                plugins = ("no:async_trainer", "async_trainer.pytest_plugin", "no:cacheprovider")
+                printed = run_file(block, page, "-m", "pytest", *(f"-p{plugin}" for plugin in plugins))
                 continue
             start = console.tell()
             code = compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True)
@@ -95,11 +103,11 @@ def run_page(page: Path) -> None:
             compare(block, printed, page)
 
 
-def run_script(block: Block, page: Path) -> str:
-    """Run ``block`` as a script. Returns what it has printed, errors included."""
+def run_file(block: Block, page: Path, *how: str) -> str:
+    """Run ``block`` as a file of its own. Returns what it has printed, errors included."""
     Path("train.py").write_text(block.text, encoding="utf-8")
     ended = subprocess.run(
-        [sys.executable, "-u", "train.py"],
+        [sys.executable, "-u", *how, "train.py"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -133,7 +141,7 @@ def code_of(*pages: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
     if not any(block.language == "python" for block in read_blocks(page)):
-        return
+        return  # nothing to run (yet): a page of words
     ended = subprocess.run(
         [sys.executable, "-m", "tests.test_docs", str(page)],
         cwd=tmp_path,
@@ -148,16 +156,7 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "name",
-    sorted(
-        {
-            *async_trainer.__all__,
-            *testing.__all__,
-            "callbacks_handler",
-            *(name for name, one in vars(errors).items() if inspect.isclass(one) and one.__module__ == errors.__name__),
-            *(cls.__name__ for cls in (stats.Report, stats.Stats, stats.LaneStats, stats.Waits, stats.Failure, Barrier)),
-        }
-    ),
+    "name", sorted({*async_trainer.__all__, *testing.__all__, *ERRORS, *SHOWN, "callbacks_handler"})
 )
 def test_every_public_name_is_in_the_reference(name: str) -> None:
     assert re.search(rf"\b{name}\b", (DOCS / "reference.md").read_text())
@@ -203,10 +202,8 @@ def test_every_command_and_option_is_on_the_page_of_the_command_line(word: str) 
 
 
 def test_the_pages_are_all_in_the_table_of_contents() -> None:
-    contents = (DOCS / "index.md").read_text()
-    assert [page.stem for page in sorted(DOCS.glob("*.md")) if not re.search(rf"^{page.stem}$", contents, re.M)] == [
-        "index"
-    ]
+    contents = (DOCS / "index.md").read_text().partition("{toctree}")[2].split()
+    assert {page.stem for page in DOCS.glob("*.md")} - set(contents) == {"index"}
 
 
 # The checks check: pages that say what is not so.

@@ -1,4 +1,4 @@
-"""Law 2 through the handler: every leaf of every kind of argument changed right after call_event, the hook run later."""
+"""Law 2 through the handler: each leaf of each kind of argument is changed after call_event, the hook run later."""
 
 from __future__ import annotations
 

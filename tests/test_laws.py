@@ -32,7 +32,8 @@ class Everything(Callback):
 
     def on_backward_step_start(self, *, loss: torch.Tensor, model: Any, optimizers: Any) -> None:
         model[1].train()(torch.rand(4, 8, generator=torch.Generator().manual_seed(1)))  # its own BatchNorm statistics
-        self.rows.append((loss.item(), total(model[1].running_mean), len(optimizers["optimizer"].state_dict()["state"])))
+        states = optimizers["optimizer"].state_dict()["state"]
+        self.rows.append((loss.item(), total(model[1].running_mean), len(states)))
 
     def on_optimization_step_end(self, *, model: Any, optimizers: Any, event: Any) -> None:
         self.rows.append((event.seq, [total(p) for p in model.parameters()]))

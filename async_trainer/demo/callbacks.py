@@ -18,7 +18,7 @@ from async_trainer.demo.store import Store
 
 
 class MetricsLog(Callback):
-    """A JSON line per training batch and per validation, on disk before the hook returns: a crash of the machine loses none.
+    """A JSON line per training batch and per validation, on disk before the hook returns: a crash loses none.
 
     Args:
         path: the log. A training that starts replaces it; one that resumes goes on at the offset of the resume state.

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import thread as executors
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -139,7 +139,7 @@ def _time_left(pool: Pool, began: float) -> float | None:
     return None if error is None else max(0.0, began + pool.shutdown_timeout - clock())
 
 
-# --------------------------------------------------------------------------------------------------- the steps of the end
+# ------------------------------------------------------------------------------------------------ the steps of the end
 
 
 def _drain() -> None:
@@ -184,7 +184,7 @@ def _close() -> None:
         text = "still inside a hook: %s; the process ends without waiting for it any longer"
         last_words.append((logging.ERROR, text, ", ".join(hung)))
     if last_words:
-        _within(PATIENCE, lambda: [logger.log(*words) for words in last_words])
+        _within(PATIENCE, functools.partial(_log, last_words))
     if hung and sys._getframe().f_back is None:  # else not the interpreter runs the exit functions, but a program
         _leave()
 
@@ -202,11 +202,20 @@ def _leave() -> NoReturn:
         os._exit(status)
 
 
+def _log(lines: Iterable[tuple[int, str, object]]) -> None:
+    for line in lines:
+        logger.log(*line)
+
+
 def _within(seconds: float, function: Callable[[], object]) -> None:
     """Call ``function``, and go on after ``seconds`` even if it waits for a lock that a hook holds."""
     thread = threading.Thread(target=function, name="async_trainer-exit", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    try:
+        thread.start()
+    except RuntimeError:  # from Python 3.12 on, atexit is too late for a new thread
+        function()
+    else:
+        thread.join(seconds)
 
 
 def _flush() -> None:
@@ -223,7 +232,8 @@ def _forsake_executors() -> None:
     are daemon, as theirs are."""
     from concurrent.futures import process as processes
 
-    for threads in (executors._threads_queues, processes._threads_wakeups):  # type: ignore[attr-defined]
+    registers: list[Any] = [executors._threads_queues, processes._threads_wakeups]  # type: ignore[attr-defined]
+    for threads in registers:
         for thread in list(threads):
             if thread.daemon:
                 del threads[thread]

@@ -16,7 +16,7 @@ _jitter = random.Random()  # of its own: the global generators belong to the tra
 class Lease:
     """The bytes that a snapshot takes of the budget, until the last of its lanes is done with it."""
 
-    __slots__ = ("buffers", "lanes", "nbytes")
+    __slots__ = ("__weakref__", "buffers", "lanes", "nbytes")
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes

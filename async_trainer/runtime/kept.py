@@ -16,7 +16,7 @@ class Buffer(Protocol):
 
 
 class Kept:
-    """Weak references to the big copies of snapshots that have left the budget. ``add`` is called under the pool's lock."""
+    """Weak references to the big copies of snapshots that have left the budget. The pool's lock guards ``add``."""
 
     def __init__(self) -> None:
         self._buffers: list[Buffer] = []

@@ -546,7 +546,8 @@ class Pool:
     @property
     def snapshot_bytes(self) -> int:
         """Bytes of the budget in use."""
-        return self._budget.used
+        with self._lock:
+            return self._budget.recount()
 
     def after_fork(self) -> None:
         """In a forked child: no hook runs, no lock of the parent's is waited for."""

@@ -73,7 +73,7 @@ class Registry:
         return decorate
 
     def freezes(self, cls: type) -> Callable[[F], F]:
-        """As ``register``, for a function that makes a small frozen copy, and can't fail: called without bookkeeping."""
+        """As ``register``, for a function that makes a small frozen copy and can't fail: without bookkeeping."""
 
         def decorate(function: F) -> F:
             self._registered[cls] = Kind("copied, frozen", lambda value, memo: function(value), quick=function)

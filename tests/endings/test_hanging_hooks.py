@@ -74,9 +74,7 @@ def test_an_async_hook_that_never_returns(tmp_path: Path, hook: str, backend: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hook", THREAD_HOOKS)
-@pytest.mark.parametrize(
-    ("end", "managed"), [("normal", True), ("exception", False), ("exit", False), ("exit", True)]
-)
+@pytest.mark.parametrize(("end", "managed"), [("normal", True), ("exception", False), ("exit", False), ("exit", True)])
 def test_a_hook_that_never_returns_whatever_the_end(tmp_path: Path, hook: str, end: str, managed: bool) -> None:
     check(tmp_path, hook, "asyncio", end, managed)
 

@@ -78,7 +78,7 @@ def test_fifty_handlers_leave_no_file_descriptor_and_no_memory(
 
 
 def count_ours() -> int:
-    return sum(type(item).__module__.startswith("async_trainer.") for item in gc.get_objects())
+    return sum(str(type(item).__module__).startswith("async_trainer.") for item in gc.get_objects())
 
 
 @pytest.fixture

@@ -165,9 +165,10 @@ def test_what_describes_a_module_or_function_is_read(handler: CallbacksHandler) 
     assert not inspect.iscoroutinefunction(function)
 
 
-def test_what_others_look_for_in_any_object_is_not_there(proxy: Any) -> None:
-    for name in ("__array__", "__torch_function__", "__fspath__", "__deepcopy__", "__name__", "__wrapped__"):
-        assert not hasattr(proxy, name)
+def test_what_others_look_for_in_any_object_is_not_there(handler: CallbacksHandler, proxy: Any) -> None:
+    for stand_in in (proxy, proxy.config, handler.proxy(factory=Run), proxy.add(1)):
+        for name in ("__array__", "__torch_function__", "__fspath__", "__deepcopy__", "__name__", "__wrapped__"):
+            assert not hasattr(stand_in, name)
 
 
 def test_dir_lists_the_names_of_the_object(proxy: Any) -> None:
@@ -250,6 +251,8 @@ def test_setting_a_method_replaces_it(handler: CallbacksHandler, proxy: Any, run
     assert run.calls == [(1,)]
     assert run.add is not None
     assert run.__dict__["add"].__self__ == [2]
+    proxy.add = None
+    assert proxy.add is None
 
 
 def test_items_are_set_and_deleted(handler: CallbacksHandler, proxy: Any, run: Run) -> None:
@@ -454,6 +457,7 @@ def test_a_proxy_given_to_a_call_of_another_lane_stays_a_proxy(handler: Callback
     handler.proxy(lambda sink: sink.add("from the other lane"), name="second")(proxy)
     handler.proxy(second, name="third").add(proxy)
     handler.flush()
+    handler.flush()  # what the lane "second" has called
     assert first.calls == [("from the other lane",)]
     assert second.calls[0][0] is proxy
 

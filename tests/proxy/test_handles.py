@@ -12,6 +12,7 @@ import pytest
 
 from async_trainer import CallbacksHandler, background
 from async_trainer.errors import EventLostError, InsideHookError, StandInError
+from async_trainer.proxy.call import CallTask
 from tests.proxy.kit import PATIENCE, Gate, Sink, shut
 
 
@@ -41,6 +42,22 @@ def test_waiting_again_for_a_failure_does_not_lengthen_its_traceback(handler: Ca
             handle.wait()
         lengths.append(len(traceback.extract_tb(raised.value.__traceback__)))
     assert len(set(lengths)) == 1
+
+
+def test_a_call_that_is_done_is_in_the_books(handler: CallbacksHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+    books: list[tuple[int, int]] = []
+    settled = CallTask.settled
+
+    def look(task: CallTask, *how: Any) -> None:
+        books.append((task.lane.delivered, task.lane.failed))
+        settled(task, *how)
+
+    monkeypatch.setattr(CallTask, "settled", look)
+    proxy = handler.proxy(Sink())
+    proxy.add(1)
+    proxy.fail()
+    handler.flush()
+    assert books == [(1, 0), (1, 1)]
 
 
 def test_handles_may_be_ignored_and_the_calls_are_made_in_order(handler: CallbacksHandler) -> None:

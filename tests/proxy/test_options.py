@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from async_trainer import CallbacksHandler, background
 from async_trainer.errors import CaptureError, ConfigurationError, LaneError
-from tests.proxy.kit import Gate, Sink, shut
+from tests.proxy.kit import PATIENCE, Gate, Sink, shut
 
 # -------------------------------------------------------------------------------------------------- names and lanes
 
@@ -292,27 +293,26 @@ def test_raise_raises_at_the_next_call_or_event(handler: CallbacksHandler) -> No
 
 
 def test_raise_does_not_raise_within_a_hook(handler: CallbacksHandler) -> None:
-    sink = Sink()
+    sink, called = Sink(), threading.Event()
     proxy = handler.proxy(sink, on_error="raise")
 
     class Callback:
         def on_batch_end(self) -> None:
             proxy.add("hook")
+            called.set()
 
     handler.add_callbacks([background(Callback())])
     gate = Gate()
-    held = handler.proxy(gate, lane="callback")
-    shut(held, gate)
+    shut(handler.proxy(gate, lane="callback"), gate)
     handler.call_event("on_batch_end")
-    proxy.fail().done  # noqa: B018
-    while not handler.stats().errors:
-        handler.barrier()
+    with pytest.raises(OSError, match="disk full"):
+        proxy.fail().wait()
     gate.opened.set()
-    while ("hook",) not in sink.calls:
-        handler.barrier()
+    assert called.wait(PATIENCE)
     with pytest.raises(LaneError, match="disk full"):
         proxy.add(1)
-    assert handler.stats().lanes["callback"].failed == 0
+    assert handler.flush().failed == 1
+    assert sink.calls == [("fail",), ("hook",)]
 
 
 def test_raise_at_end_raises_at_close() -> None:

@@ -176,6 +176,14 @@ def test_in_synchronous_mode_a_call_is_made_and_raises_on_the_spot() -> None:
         assert sink.threads == {threading.get_ident()}
 
 
+def test_in_synchronous_mode_raise_raises_once() -> None:
+    with CallbacksHandler(synchronous=True) as handler:
+        proxy = handler.proxy(Sink(), on_error="raise")
+        with pytest.raises(OSError, match="disk full"):
+            proxy.fail()
+        assert proxy.add(1).wait() == (1,)
+
+
 def test_in_synchronous_mode_arguments_are_captured_too() -> None:
     sink = Sink()
     with CallbacksHandler(synchronous=True) as handler:

@@ -75,6 +75,7 @@ class SynchronousWorker:
                 result = self._await(result)
         except BaseException as error:
             attempts.fail(pool, lane, job, 1, error)
+            pool.failures.to_raise.clear()  # it is raised here, and once is enough
             raise
         attempts.succeed(pool, lane, job, result)
 
