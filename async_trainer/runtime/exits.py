@@ -232,7 +232,7 @@ def _forsake_executors() -> None:
     are daemon, as theirs are."""
     from concurrent.futures import process as processes
 
-    registers: list[Any] = [executors._threads_queues, processes._threads_wakeups]  # type: ignore[attr-defined]
+    registers: list[Any] = [executors._threads_queues, processes._threads_wakeups]
     for threads in registers:
         for thread in list(threads):
             if thread.daemon:

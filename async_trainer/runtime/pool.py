@@ -24,7 +24,7 @@ from async_trainer.runtime.loop import LoopThread
 from async_trainer.runtime.placement import PLACEMENTS, Worker
 from async_trainer.runtime.slots import Slots
 from async_trainer.runtime.stats import LaneStats, Report, Waits
-from async_trainer.runtime.waiters import Waiters
+from async_trainer.runtime.waiters import Waiters, uninterrupted
 
 logger = logging.getLogger("async_trainer")
 clock = time.perf_counter
@@ -108,6 +108,8 @@ class Pool:
 
     def _start_workers(self, context: contextvars.Context) -> None:
         with self._starting:
+            if self.ending:
+                return
             if not (self.started or self.synchronous):
                 exits.register(self)
                 ours = context.copy()
@@ -489,7 +491,8 @@ class Pool:
             self._join()
 
     def _join(self) -> None:
-        workers = list(self.workers.items())
+        with self._starting:  # a start may be under way, that Ctrl-C has not waited for
+            workers = list(self.workers.items())
         for _, worker in workers:
             worker.stop()
         soon, until = clock() + GRACE, clock() + JOIN
@@ -502,7 +505,7 @@ class Pool:
     def worker_ended(self) -> None:
         """Called by a worker, last of all: when all have, the pool is over."""
         self.tell()
-        if self.ending and all(lane.ended for lane in self.lanes.values()):
+        if self.ending and all(self.lanes[name].ended for name in list(self.workers)):
             self.loop.stop(0.0)
             exits.forget(self)
 
@@ -562,23 +565,6 @@ class Pool:
         self._told_lost = True
         for lane in self.lanes.values():
             lane.abandon()
-
-
-def uninterrupted(function: Callable[..., None], *args: Any) -> None:
-    """Call ``function`` on another thread, as Ctrl-C breaks into the main one: it is done as a whole, or not begun."""
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function(*args)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="async_trainer-start", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
 
 
 def lane_stats(lane: Lane, now: float) -> LaneStats:

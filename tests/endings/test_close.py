@@ -293,7 +293,7 @@ def test_raise_after_the_last_event_raises_at_the_end() -> None:
 def test_an_earlier_exception_is_never_masked(caplog: pytest.LogCaptureFixture) -> None:
     for on_error in ("raise_at_end", "raise"):
         caplog.clear()
-        with (
+        with (  # noqa: PT012
             pytest.raises(ValueError, match="the loop's own") as raised,
             CallbacksHandler([background(Fails(), on_error=on_error)]) as handler,
         ):

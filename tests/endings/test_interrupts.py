@@ -111,7 +111,8 @@ def check(callbacks: dict[str, Sees], handler: CallbacksHandler, least: int, mos
         assert least <= lane.pushed <= most, f"{name}: {least} <= {lane.pushed} <= {most}"
         assert not lane.failed
         assert lost or not lane.lost, f"{name} has lost {lane.lost}"
-        assert not (lane.queued or lane.running)
+        assert lane.queued == 0
+        assert lane.running is None
     assert stats.waits.queue + stats.waits.budget < 2, "a lane slept, with work to do, until it counted as stalled"
     free: list[bool] = []
 
@@ -164,7 +165,7 @@ def test_interrupts_from_the_start_to_the_end(backend: str, monkeypatch: pytest.
                 whole += interrupts.whole(handler.call_event, "on_batch_end", step=step, big=BIG)
             # An interrupted start is made up for by the next event; so all lanes live now, and none is there twice.
             assert not handler.flush(5).stalled
-            names = [thread.name for thread in alive() - before]
+            names = [thread.name for thread in alive() - before if thread.name != "async_trainer-start"]
             assert len(names) == len(set(names)) <= 5 + 1, names
             closed = interrupts.whole(handler.close)
             interrupted_closes += not closed

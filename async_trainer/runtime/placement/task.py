@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from anyio.abc import TaskGroup
 
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.job import Job, Mark
+from async_trainer.runtime.waiters import Gate
 
 if TYPE_CHECKING:
     from async_trainer.runtime.lane import Lane
@@ -28,7 +28,7 @@ class TaskWorker:
         self._pool = pool
         self._bell: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
-        self._ended = threading.Event()
+        self._ended = Gate()
 
     def start(self, context: contextvars.Context) -> None:
         def spawn(tasks: TaskGroup) -> None:
@@ -78,7 +78,7 @@ class TaskWorker:
                 await self._bell.wait()
             del items
         pool.worker_ended()
-        self._ended.set()
+        self._ended.open()
 
     async def _run_batch(self, jobs: Sequence[Job | None]) -> None:
         pool, lane = self._pool, self._lane

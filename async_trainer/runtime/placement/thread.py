@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
+from async_trainer.runtime.waiters import Gate
 
 if TYPE_CHECKING:
     from async_trainer.runtime.lane import Lane
@@ -31,7 +32,7 @@ class ThreadWorker:
         self._pool = pool
         self._bell = threading.Lock()  # held while there is nothing to hear
         self._bell.acquire()
-        self._over = threading.Event()  # cuts a backoff short
+        self._over = Gate()  # cuts a backoff short
         self._thread: threading.Thread | None = None
 
     def start(self, context: contextvars.Context) -> None:
@@ -50,7 +51,7 @@ class ThreadWorker:
         """It runs by itself."""
 
     def stop(self) -> None:
-        self._over.set()
+        self._over.open()
         switch_interval.leave(self._lane)
 
     def join(self, timeout: float) -> None:
