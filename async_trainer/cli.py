@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Protocol
 
+import async_trainer
 from async_trainer.demo import command as demo
 from async_trainer.errors import AsyncTrainerError
 
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="async-trainer", description="Training callbacks in the background, each in order, on snapshots."
     )
-    parser.add_argument("--version", action="version", version=f"async-trainer {_version()}")
+    parser.add_argument("--version", action="version", version=f"async-trainer {async_trainer.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         subparser = commands.add_parser(command.NAME, help=command.HELP)
@@ -78,13 +78,6 @@ def make_parser() -> argparse.ArgumentParser:
 def _fail(command: Command, message: str, status: int) -> int:
     print(f"async-trainer {command.NAME}: {message}", file=sys.stderr)
     return status
-
-
-def _version() -> str:
-    try:
-        return metadata.version("async_trainer")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from async_trainer import Callback, TrainerState, capture
-from async_trainer.demo.callbacks import Checkpoints, MetricsLog
+from async_trainer.demo.callbacks import Checkpoints, Figures, MetricsLog
 from async_trainer.demo.store import Store
 from async_trainer.errors import LaneError
 from async_trainer.snapshot import Kind
@@ -120,3 +120,21 @@ def test_the_checkpoints_of_the_demo_pass() -> None:
         return {path.name: torch.load(path, weights_only=True) for path in sorted(directory.glob("*.pt"))}
 
     check_callback(lambda directory: Checkpoints(Store(directory, latency=0.0), every=4), read=read)
+
+
+class RehearsedFigures(Figures):
+    """The demo's figures, drawn of what the rehearsal's tiny model gives."""
+
+    def on_metrics_computation_start(self, *, output: Mapping[str, Any], **kwargs: Any) -> None:
+        prediction, target = output["prediction"], output["target"]
+        digits = {
+            "images": prediction.sum(1).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8).clone(),
+            "labels": target.argmax(1),
+            "logits": torch.nn.functional.pad(prediction, (0, 8), value=-9.0),
+        }
+        super().on_metrics_computation_start(output=digits)
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_demo_pass() -> None:
+    check_callback(RehearsedFigures)

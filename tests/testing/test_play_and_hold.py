@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,8 @@ def test_the_fixture_fails_the_test_whose_hook_failed(pytester: pytest.Pytester)
             callbacks_handler([background(Hook())]).call_event("on_batch_end", n=0)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "async_trainer.pytest_plugin")
+    installed = any(point.name == "async_trainer" for point in entry_points(group="pytest11"))
+    options = [] if installed else ["-p", "async_trainer.pytest_plugin"]
+    result = pytester.runpytest_subprocess(*options)
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*ZeroDivisionError*"])
