@@ -420,12 +420,7 @@ class CallbacksHandler:
 
     def _close(self, timeout: float | None) -> Report:
         if self._report is None:
-            try:
-                self._report = self._pool.close(timeout)
-            except (KeyboardInterrupt, SystemExit):  # a second Ctrl-C, or a signal handler, ends the drain
-                self._report = self._pool.report()
-                logger.warning("closing was interrupted: %s", self._pool.describe(self._report))
-                raise
+            self._report = self._pool.close(timeout)
             if self._report.lost or self._report.stalled:
                 logger.warning("closed: %s", self._pool.describe(self._report))
         return self._report

@@ -36,7 +36,7 @@ _pools: set[Pool] = set()  # strong: a dropped handler's pool lives until it has
 _forkable: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered = False
 _late: set[Pool] = set()  # had their shutdown_timeout
-_interrupt: BaseException | None = None  # Ctrl-C, or what a signal handler has raised, has ended the drain
+_interrupted = False  # Ctrl-C has ended the drain
 _exit: tuple[int, BaseException | None] | None = None  # the status of the last SystemExit, the error before it
 
 
@@ -117,7 +117,6 @@ def _status() -> int:
     error = _error()
     if _exit is not None and _exit[1] is error:
         return _exit[0]
-    error = error or _interrupt
     if isinstance(error, KeyboardInterrupt):
         return -signal.SIGINT
     return 0 if error is None else 1
@@ -135,7 +134,7 @@ def interrupted_twice(error: BaseException | None) -> bool:
 def _time_left(pool: Pool, began: float) -> float | None:
     """Seconds that ``pool`` may still take; None: as long as its lanes move."""
     error = _error()
-    if _interrupt is not None or pool in _late or interrupted_twice(error):
+    if _interrupted or pool in _late or interrupted_twice(error):
         return 0.0
     return None if error is None else max(0.0, began + pool.shutdown_timeout - clock())
 
@@ -145,6 +144,7 @@ def _time_left(pool: Pool, began: float) -> float | None:
 
 def _drain() -> None:
     """Called by ``threading``, before it joins threads."""
+    global _interrupted
     atexit.register(_close)  # last of all, so it comes first
     began = clock()
     try:
@@ -153,8 +153,9 @@ def _drain() -> None:
                 pool.drain(_time_left(pool, began))
             except TimeoutError:
                 _late.add(pool)
-    except BaseException as error:
-        _give_up(error)
+    except BaseException as error:  # Ctrl-C again, or what a signal handler raises
+        _interrupted = True
+        logger.warning("%s ends the drain: what is left in the lanes is lost", type(error).__name__)
     _stay_interrupted()
     if any(lane.busy for pool in open_pools() for lane in pool.lanes.values()):
         _forsake_executors()
@@ -162,6 +163,7 @@ def _drain() -> None:
 
 def _close() -> None:
     """Called by ``atexit``, when no other threads are left that count."""
+    global _interrupted
     atexit.unregister(_close)
     began = clock()
     last_words: list[tuple[int, str, object]] = []
@@ -169,32 +171,22 @@ def _close() -> None:
     for pool in open_pools():
         try:
             report = pool.close(_time_left(pool, began))
-        except BaseException as error:
-            _give_up(error)
+        except BaseException:
+            _interrupted = True
             report = pool.report()
         if report.lost or report.stalled:
             last_words.append((logging.WARNING, "at exit: %s", pool.describe(report)))
-        untold = pool.failures.take_to_raise_at_end()
-        if untold is not None:
-            last_words.append((logging.ERROR, "nobody closed the handler, so nobody could be told: %s", untold))
+        error = pool.failures.take_to_raise_at_end()
+        if error is not None:
+            last_words.append((logging.ERROR, "nobody closed the handler, so nobody could be told: %s", error))
         hung += pool.hung
     if hung:
         text = "still inside a hook: %s; the process ends without waiting for it any longer"
         last_words.append((logging.ERROR, text, ", ".join(hung)))
     if last_words:
         _within(PATIENCE, functools.partial(_log, last_words))
-    # The interpreter takes no notice of what ended the drain. With a frame behind this one it isn't the interpreter
-    # that runs the exit functions, but a program that will end by itself.
-    if (hung or _interrupt is not None) and sys._getframe().f_back is None:
+    if hung and sys._getframe().f_back is None:  # else not the interpreter runs the exit functions, but a program
         _leave()
-
-
-def _give_up(error: BaseException) -> None:
-    global _interrupt
-    _interrupt = error
-    if isinstance(error, SystemExit):
-        remember_exit(error.code)
-    logger.warning("%s ends the drain: what is left in the lanes is lost", type(error).__name__)
 
 
 def _leave() -> NoReturn:

@@ -498,7 +498,7 @@ class Pool:
         soon, until = clock() + GRACE, clock() + JOIN
         for name, worker in workers:
             worker.join(max(0.0, (soon if self.lanes[name].hung else until) - clock()))
-        self.loop.stop(GRACE)
+        self.loop.stop(max(0.0, soon - clock()))
         if not self.hung:
             exits.forget(self)
 

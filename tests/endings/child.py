@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ class Child:
     """A process that runs ``script``, beside this one."""
 
     def __init__(self, folder: Path, script: str, *arguments: str, **environment: str) -> None:
-        self.folder = folder
+        self._folder = folder
         path = folder / "script.py"
         path.write_text(PRELUDE + textwrap.dedent(script))
         self.process = subprocess.Popen(
@@ -84,7 +83,7 @@ class Child:
             out, err = self.process.communicate()
             raise AssertionError(f"it hangs: not over after {limit} s\n{self._heard}{out}\n{err}") from late
         seconds = time.monotonic() - self._began
-        rows = self.folder / "rows"
+        rows = self._folder / "rows"
         lines = rows.read_text().splitlines() if rows.exists() else []
         return Ended(self.process.returncode, self._heard + out, err, lines, seconds)
 
@@ -92,15 +91,6 @@ class Child:
 def run(folder: Path, script: str, *arguments: Any, **environment: str) -> Ended:
     """Run ``script`` in ``folder`` to its end."""
     return Child(folder, script, *map(str, arguments), **environment).end()
-
-
-def side_by_side(folder: Path, scripts: Mapping[str, str], *arguments: str) -> dict[str, Child]:
-    """A child for each of ``scripts``, in a folder of its own; none has been waited for."""
-    children = {}
-    for name, script in scripts.items():
-        (folder / name).mkdir()
-        children[name] = Child(folder / name, script, *arguments)
-    return children
 
 
 def numbers(n: int) -> list[str]:

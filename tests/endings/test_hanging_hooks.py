@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.endings.child import Child, numbers, run, side_by_side
+from tests.endings.child import Child, numbers, run
 
 THREAD_HOOKS = ["sleeps", "waits_for_a_lock", "loops_in_python", "copies_tensors", "waits_for_an_executor"]
 ASYNC_HOOKS = [
@@ -39,67 +38,70 @@ SCRIPT = """
 """
 
 
-ENDS = {  # what the loop does at last, the status, and what bounds the end
-    "normal": ("pass", 0, "stall"),
-    "exception": ("raise ValueError('the loop own')", 1, "shutdown"),
-    "exit": ("sys.exit(3)", 3, "shutdown"),
-}
+def check(folder: Path, hook: str, backend: str, end: str, managed: bool, tmp_limit: float = 8.0) -> None:
+    last, status = {
+        "normal": ("pass", 0),
+        "exception": ("raise ValueError('the loop own')", 1),
+        "exit": ("sys.exit(3)", 3),
+    }[end]
+    stall, shutdown = (0.5, 60) if end == "normal" else (60, 0.5)
+    if end == "exit" and not managed:
+        stall = 0.5
+    script = SCRIPT.format(hook=hook, stall=stall, shutdown=shutdown, managed=managed, last=last)
+    ended = run(folder, script, backend).check(status)
+    assert ended.rows == numbers(10)
+    assert ended.seconds < tmp_limit
+    for word in ("registered before", "registered after", "a thread that outlives the main thread", "not flushed yet"):
+        assert ended.out.count(word) == 1, ended
+    assert (folder / "open_file").read_text() == "not flushed either"
+    assert ("ValueError: the loop own" in ended.err) == (end == "exception")
+    assert "hangs" in ended.err, "it must be told which lane"
 
 
-def check(folder: Path, hooks: Sequence[str], backend: str, end: str, managed: bool) -> None:
-    """A child for each of ``hooks``, all at once."""
-    last, status, bound = ENDS[end]
-    if end == "exit" and not managed:  # the end of many a program that has finished
-        bound = "stall"
-    stall, shutdown = (0.5, 60) if bound == "stall" else (60, 0.5)
-    options = {"stall": stall, "shutdown": shutdown, "managed": managed, "last": last}
-    children = side_by_side(folder, {hook: SCRIPT.format(hook=hook, **options) for hook in hooks}, backend)
-    for child in children.values():
-        ended = child.end().check(status)
-        assert ended.rows == numbers(10)
-        assert ended.seconds < 15
-        for word in (
-            "registered before",
-            "registered after",
-            "a thread that outlives the main thread",
-            "not flushed yet",
-        ):
-            assert ended.out.count(word) == 1, ended
-        assert (child.folder / "open_file").read_text() == "not flushed either"
-        assert ("ValueError: the loop own" in ended.err) == (end == "exception")
-        assert "hangs" in ended.err, "it must be told which lane"
+@pytest.mark.parametrize("hook", THREAD_HOOKS)
+@pytest.mark.parametrize(("end", "managed"), [("normal", False), ("exception", True)])
+def test_a_hook_that_never_returns(tmp_path: Path, hook: str, end: str, managed: bool) -> None:
+    check(tmp_path, hook, "asyncio", end, managed)
 
 
-ends = pytest.mark.parametrize(
-    ("end", "managed"),
-    [
-        ("normal", False),
-        ("exception", True),
-        ("exit", False),
-        pytest.param("normal", True, marks=pytest.mark.slow),
-        pytest.param("exception", False, marks=pytest.mark.slow),
-        pytest.param("exit", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("hook", ASYNC_HOOKS)
+@pytest.mark.parametrize(("backend", "end", "managed"), [("asyncio", "normal", False), ("trio", "exception", True)])
+def test_an_async_hook_that_never_returns(tmp_path: Path, hook: str, backend: str, end: str, managed: bool) -> None:
+    if (hook, backend) == ("sleeps_in_an_asyncio_thread", "trio"):
+        pytest.skip("asyncio only")
+    check(tmp_path, hook, backend, end, managed)
 
 
-@ends
-def test_hooks_that_never_return(tmp_path: Path, end: str, managed: bool) -> None:
-    check(tmp_path, THREAD_HOOKS, "asyncio", end, managed)
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", THREAD_HOOKS)
+@pytest.mark.parametrize(("end", "managed"), [("normal", True), ("exception", False), ("exit", False), ("exit", True)])
+def test_a_hook_that_never_returns_whatever_the_end(tmp_path: Path, hook: str, end: str, managed: bool) -> None:
+    check(tmp_path, hook, "asyncio", end, managed)
 
 
-@ends
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_async_hooks_that_never_return(tmp_path: Path, end: str, managed: bool, backend: str) -> None:
-    hooks = [hook for hook in ASYNC_HOOKS if (hook, backend) != ("sleeps_in_an_asyncio_thread", "trio")]
-    check(tmp_path, hooks, backend, end, managed)
+@pytest.mark.parametrize("hook", ASYNC_HOOKS)
+@pytest.mark.parametrize("end", ["normal", "exception", "exit"])
+@pytest.mark.parametrize("managed", [True, False], ids=["with", "without"])
+def test_an_async_hook_that_never_returns_whatever_the_end(
+    tmp_path: Path, hook: str, backend: str, end: str, managed: bool
+) -> None:
+    if (hook, backend) == ("sleeps_in_an_asyncio_thread", "trio"):
+        pytest.skip("asyncio only")
+    check(tmp_path, hook, backend, end, managed)
 
 
 @pytest.mark.slow
 def test_a_hook_inside_torch_never_aborts_the_process(tmp_path: Path) -> None:
     # Without os._exit a daemon thread that comes out of a copy while the interpreter ends aborts the process.
     script = SCRIPT.format(hook="copies_tensors", stall=0.3, shutdown=60, managed=False, last="")
-    for child in side_by_side(tmp_path, {str(n): script for n in range(12)}).values():
+    children = []
+    for n in range(12):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        children.append(Child(folder, script))
+    for child in children:
         child.end().check()
 
 
@@ -192,90 +194,3 @@ def test_a_process_pool_child_with_a_hanging_hook_keeps_its_status(tmp_path: Pat
     ).check()
     assert ended.out == "[0, 1, 3]\n" * 2
     assert sorted(ended.rows) == ["0", "0", "1", "1", "3", "3"]
-
-
-def test_a_log_handler_that_hangs_does_not_hold_up_the_shutdown_of_logging(tmp_path: Path) -> None:
-    # logging.shutdown(), an exit function, takes the lock of each log handler, that of one with a hook inside too.
-    ended = run(
-        tmp_path,
-        """
-        import logging
-        class Dead(logging.Handler):
-            def emit(self, record):
-                write_row(record.getMessage())
-                time.sleep(1000)
-        logging.basicConfig(filename="log", level="INFO")
-        handler = CallbacksHandler(stall_timeout=0.3)
-        logging.getLogger("training").addHandler(handler.proxy(Dead()))
-        logging.getLogger("training").info("hello")
-        while not os.path.exists("rows"):
-            time.sleep(0.001)
-        """,
-    ).check()
-    assert ended.rows == ["hello"]
-    assert "hello" in (tmp_path / "log").read_text()
-    assert "still inside a hook: dead" in (tmp_path / "log").read_text()
-    assert ended.seconds < 6
-
-
-def test_a_hook_that_hangs_in_a_log_handler_of_everybody_does_not_hold_the_end_up(tmp_path: Path) -> None:
-    ended = run(
-        tmp_path,
-        """
-        import logging
-        from async_trainer.runtime import exits
-        exits.PATIENCE = 0.3
-        class Dead(logging.Handler):
-            def emit(self, record):
-                write_row("emitting")
-                time.sleep(1000)
-        class Logs(Callback):
-            background = {}
-            def on_batch_end(self, **kwargs):
-                logging.getLogger().warning("hello")
-        logging.getLogger().addHandler(Dead())
-        handler = CallbacksHandler([Logs(), AsyncRows("async_rows")], stall_timeout=0.3)
-        handler.call_event("on_batch_end", step=0)
-        while not os.path.exists("rows"):
-            time.sleep(0.001)
-        sys.exit(3)
-        """,
-    ).check(3)
-    assert ended.seconds < 8
-
-
-def test_a_program_that_runs_the_exit_functions_itself_goes_on_after_them(tmp_path: Path) -> None:
-    run(
-        tmp_path,
-        """
-        import atexit
-        callback = hangs("sleeps")
-        handler = CallbacksHandler([callback], stall_timeout=0.2)
-        handler.call_event("on_batch_end", step=0)
-        callback.entered.wait()
-        threading._shutdown()  # as multiprocessing's children end, in newer Pythons
-        atexit._run_exitfuncs()
-        os._exit(5)
-        """,
-    ).check(5)
-
-
-def test_a_hook_that_hangs_in_an_interactive_session_ends_with_status_0(tmp_path: Path) -> None:
-    (tmp_path / "session").write_text(
-        "from tests.endings.kit import *\n"
-        "from async_trainer import CallbacksHandler\n"
-        "callback = hangs('sleeps')\n"
-        "handler = CallbacksHandler([callback], stall_timeout=0.2)\n"
-        "handler.call_event('on_batch_end')\n"
-        "callback.entered.wait()\n"
-        "1 / 0\n"
-    )
-    ended = run(
-        tmp_path,
-        """
-        import subprocess
-        done = subprocess.run([sys.executable, "-i"], stdin=open("session"), stderr=subprocess.PIPE, text=True)
-        print(done.returncode, "ZeroDivisionError" in done.stderr, "still inside a hook" in done.stderr)
-        """,
-    ).check()
-    assert ended.out.splitlines()[-1] == "0 True True"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.endings.child import numbers, run, side_by_side
+from tests.endings.child import numbers, run
 
 with_or_without = pytest.mark.parametrize("managed", [True, False], ids=["with", "without"])
 
@@ -23,29 +23,24 @@ LOOP = """
 """
 
 
-CODES = {"nothing": ("", 0), "zero": ("0", 0), "number": ("3", 3), "text": ("'it is over'", 1), "negative": ("-2", 254)}
+@with_or_without
+@pytest.mark.parametrize(("code", "status"), [("", 0), ("0", 0), ("3", 3), ("'it is over'", 1)])
+def test_the_status_of_sys_exit_is_kept(tmp_path: Path, managed: bool, code: str, status: int) -> None:
+    ended = run(tmp_path, LOOP.format(hung=[], managed=managed, code=code)).check(status)
+    assert ended.rows == numbers(100)
+    assert ended.err == ("it is over\n" if status == 1 else "")
 
 
 @with_or_without
-def test_the_status_of_sys_exit_is_kept(tmp_path: Path, managed: bool) -> None:
-    scripts = {name: LOOP.format(hung=[], managed=managed, code=code) for name, (code, _) in CODES.items()}
-    for name, child in side_by_side(tmp_path, scripts).items():
-        ended = child.end().check(CODES[name][1])
-        assert ended.rows == numbers(100)
-        assert ended.err == ("it is over\n" if name == "text" else "")
-
-
-@with_or_without
-def test_the_status_of_sys_exit_is_kept_though_a_hook_hangs(tmp_path: Path, managed: bool) -> None:
-    scripts = {
-        name: LOOP.format(hung="[hangs('sleeps')]", managed=managed, code=code) for name, (code, _) in CODES.items()
-    }
-    for name, child in side_by_side(tmp_path, scripts).items():
-        ended = child.end().check(CODES[name][1])
-        assert ended.rows == numbers(100)
-        assert "still inside a hook: hangs" in ended.err
-        assert ("it is over" in ended.err) == (name == "text")
-        assert ended.seconds < 15
+@pytest.mark.parametrize(("code", "status"), [("0", 0), ("3", 3), ("'it is over'", 1)])
+def test_the_status_of_sys_exit_is_kept_though_a_hook_hangs(
+    tmp_path: Path, managed: bool, code: str, status: int
+) -> None:
+    ended = run(tmp_path, LOOP.format(hung="[hangs('sleeps')]", managed=managed, code=code)).check(status)
+    assert ended.rows == numbers(100)
+    assert "still inside a hook: hangs" in ended.err
+    assert ("it is over" in ended.err) == (status == 1)
+    assert ended.seconds < 10
 
 
 def test_a_sys_exit_that_was_caught_is_not_the_status(tmp_path: Path) -> None:
@@ -87,10 +82,12 @@ def test_an_exception_after_a_caught_sys_exit_gives_status_1(tmp_path: Path) -> 
     assert "ValueError: the loop's own" in ended.err
 
 
+@pytest.mark.parametrize("how", ["sys.exit(5)", "raise SystemExit(5)", "exit(5)", "raise KeyboardInterrupt"])
 @pytest.mark.parametrize("define", ["def", "async def"])
-def test_an_exit_inside_a_background_hook_is_that_events_failure(tmp_path: Path, define: str) -> None:
-    scripts = {
-        str(n): f"""
+def test_an_exit_inside_a_background_hook_is_that_events_failure(tmp_path: Path, how: str, define: str) -> None:
+    ended = run(
+        tmp_path,
+        f"""
         class Exits(Callback):
             background = {{}}
             {define} on_batch_end(self, *, step):
@@ -106,10 +103,7 @@ def test_an_exit_inside_a_background_hook_is_that_events_failure(tmp_path: Path,
         handler = CallbacksHandler([hung], stall_timeout=0.3)
         handler.call_event("on_batch_end")
         hung.entered.wait()
-        """
-        for n, how in enumerate(["sys.exit(5)", "raise SystemExit(5)", "exit(5)", "raise KeyboardInterrupt"])
-    }
-    for child in side_by_side(tmp_path, scripts).values():
-        ended = child.end().check()
-        assert ended.out == "2 1 0\n"
-        assert ended.rows == ["0", "2"]
+        """,
+    ).check()
+    assert ended.out == "2 1 0\n"
+    assert ended.rows == ["0", "2"]

@@ -60,7 +60,8 @@ def test_events_that_come_once_per_run_are_never_dropped(overflow: Any, handlers
         fire(handler, 3, "on_train_end")
         stats = handler.stats().lanes["rows"]
         assert stats.over_limit >= 2
-    until(lambda: [name for name, _ in rows.named].count("on_train_end") == 3)
+    handler.close()
+    assert [name for name, _ in rows.named].count("on_train_end") == 3
 
 
 def test_block_holds_up_the_loop_until_there_is_room_and_drops_nothing(placement: Placement, handlers: Make) -> None:
@@ -94,7 +95,7 @@ def test_a_stalled_lane_under_block_costs_the_loop_its_stall_timeout_once(placem
     handler = handlers(background(gate, placement=placement, queue_size=2), stall_timeout=0.2)
     began = time.perf_counter()
     fire(handler, 100)
-    assert 0.1 < time.perf_counter() - began < 5.0
+    assert 0.1 < time.perf_counter() - began < 1.0
     waited = handler.stats().waits.queue
     stats = handler.stats().lanes["gate"]
     assert stats.stalled

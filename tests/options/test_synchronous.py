@@ -10,7 +10,6 @@ import torch
 
 from async_trainer import Callback, CallbacksHandler, TrainerState, background
 from async_trainer.callback import Placement
-from async_trainer.errors import CaptureError
 from async_trainer.routes import EventInfo
 from tests.options.doubles import Fails, Make, Rows
 
@@ -112,14 +111,6 @@ def test_synchronous_mode_runs_hooks_on_the_spot_and_raises_their_errors_there(
     assert [n for n, _ in seen] == [1, 2, 3]
     report = handler.close()
     assert (report.delivered, report.failed) == (2, 1)
-
-
-def test_synchronous_mode_raises_the_error_of_when_on_the_spot(handlers: Make) -> None:
-    handler = handlers(background(Rows(), when=lambda n, **_: 1 / n), synchronous=True)
-    with pytest.raises(CaptureError, match=r"rows\.on_batch_end: when= raised ZeroDivisionError") as caught:
-        handler.call_event("on_batch_end", n=0)
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    assert handler.close().failed == 1
 
 
 def test_synchronous_mode_handles_what_a_hook_fires_after_that_hook(placement: Placement, handlers: Make) -> None:

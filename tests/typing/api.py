@@ -26,7 +26,6 @@ from async_trainer import (
 from async_trainer.callback import Background, Inline
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.stats import Failure, LaneStats, Report, Stats
-from async_trainer.testing import check_callback, hold, play
 
 # ------------------------------------------------------------------------------------------------------------- hooks
 
@@ -265,22 +264,6 @@ class Keeper(Callback):
     def on_epoch_end(self, *, model: Net, **kwargs: Any) -> None:
         self.model = keep(model)
         assert_type(self.model, Net)
-
-
-# ------------------------------------------------------------------------------------------------------------- testing
-
-
-def make_stateful(directory: Path) -> Stateful:
-    return Stateful()
-
-
-def rehearsals() -> None:
-    assert_type(play(Stateful()), Report)
-    assert_type(play(background(Stateful()), epochs=2, batches=3), Report)
-    check_callback(Stateful)
-    check_callback(make_stateful)
-    with hold(), hold(handler):
-        handler.call_event(Event.BATCH_END)
 
 
 # -------------------------------------------------------------------------------------------------------- the lazy root

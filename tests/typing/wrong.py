@@ -11,7 +11,6 @@ from typing import Any
 import async_trainer
 from async_trainer import Calback  # E: misspelt
 from async_trainer import Callback, CallbacksHandler, Event, TrainerState, background, inline, keep
-from async_trainer.testing import check_callback, hold, play
 
 
 class Hooks(Callback):
@@ -96,12 +95,6 @@ handler.proxy(Writer(), overflow="newest")  # E: no such policy
 handler.proxy(Writer(), factory=Writer)  # E: one or the other
 handler.proxy(factory=Writer())  # E: a function
 handler.proxy()  # E: of what?
-
-play(Hooks(), epochs="two")  # E: a number
-play(Hooks(), batch=3)  # E: no such argument
-play(Hooks()).delivred  # E: no such count
-check_callback(Hooks())  # E: a function that makes one
-hold(Hooks())  # E: a handler
 
 
 def kept(model: Hooks) -> Any:
