@@ -8,6 +8,7 @@ from typing import Any
 
 from async_trainer.callback import Background, Inline, Options, label, snake_case
 from async_trainer.errors import ConfigurationError
+from async_trainer.events import ARGUMENTS
 from async_trainer.hooks import Hook, find_hooks, warn_of_unread
 from async_trainer.runtime.job import Owner
 from async_trainer.runtime.lane import Lane
@@ -105,12 +106,15 @@ def _check_options(callback: Any, hooks: Mapping[str, Hook], options: Options, e
                 f"{label(callback)}: every={{{event!r}: ...}}: there is no such event{suggestion(event, events)}"
             )
     named = {name for hook in hooks.values() for name in hook.names}
-    if not any(hook.catches_all for hook in hooks.values()):
-        for argument, function in (options.select or {}).items():
-            if function is not None and argument not in named:
-                raise ConfigurationError(
-                    f"{label(callback)}: select={{{argument!r}: ...}}: no hook names it{suggestion(argument, named)}"
-                )
+    catches_all = any(hook.catches_all for hook in hooks.values())
+    for argument, function in (options.select or {}).items():
+        where = f"{label(callback)}: select={{{argument!r}: ...}}"
+        if argument == "event":
+            raise ConfigurationError(f"{where}: it is the event's name and number, which is not captured")
+        if argument in named or catches_all:  # what **kwargs will bring isn't known yet
+            continue
+        if function is not None or argument not in ARGUMENTS:  # not to capture the model is no mistake
+            raise ConfigurationError(f"{where}: no hook names it{suggestion(argument, named)}")
 
 
 def _lane(callback: Any, name: str, hooks: Mapping[str, Hook], options: Options, lanes: Mapping[str, Lane]) -> Lane:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -132,7 +133,8 @@ def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Backgroun
             until the hook returns.
         every: ``{"on_batch_end": 50}``: handle only the 50th, 100th, ... of that event in that stage (training,
             evaluation); counted before ``when``.
-        when: called with the event's live arguments, on the training thread; where it returns False the event is not
+        when: called on the training thread with the live arguments of the event, and with those that the start of the
+            run brought, as keywords: ``lambda step, **_: step > 100``. Where it returns False the event is not
             captured for this callback.
         select: what to capture in place of an argument: ``{"output": fn}`` captures ``fn(output)``, called on the
             training thread with the live value; ``{"model": None}`` captures nothing, and the hook gets None.
@@ -243,14 +245,31 @@ def _check_option(where: str, option: str, value: Any) -> None:
         if value is not None and (not _is_number(value) or value <= 0):
             problem = f"must be a number of seconds above 0, or None, not {value!r}"
     elif option == "when":
-        if value is not None and not callable(value):
-            problem = f"must be callable (it is called with the event's arguments), not {value!r}"
+        problem = _when_problem(value)
+    elif option == "every" and _is_int(value) and value >= 1:
+        problem = f"must say of which event: every={{'on_batch_end': {value!r}}}, not every={value!r}"
     elif option == "every":
         problem = _mapping_problem(value, lambda n: _is_int(n) and n >= 1, "{event: whole number, 1 or more}")
     elif option == "select":
         problem = _mapping_problem(value, lambda f: f is None or callable(f), "{argument: function or None}")
     if problem:
         raise ConfigurationError(f"{where}: {option} {problem}")
+
+
+def _when_problem(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not callable(value):
+        return f"must be callable (it is called with the event's arguments), not {value!r}"
+    if inspect.iscoroutinefunction(value):
+        return f"must be a plain function, as nothing awaits it, not {value!r}"
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):  # written in C, say: calling it will tell
+        return None
+    if any(one.kind is one.POSITIONAL_ONLY and one.default is one.empty for one in parameters):
+        return f"must take keywords, such as lambda step, **_: step > 100, not {value!r}"
+    return None
 
 
 def _mapping_problem(value: Any, fits: Callable[[Any], bool], wanted: str) -> str | None:

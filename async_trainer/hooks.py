@@ -74,7 +74,10 @@ def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:
             )
         hooks[name] = _inspect_hook(callback, name, function)
     if not hooks:
-        _warn(f"{label(callback)} has no hook: no event will ever reach it")
+        _warn(
+            f"{label(callback)} has no hook: no event will ever reach it; hooks are methods named on_..., such as "
+            "on_batch_end"
+        )
     return hooks
 
 

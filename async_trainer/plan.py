@@ -82,6 +82,6 @@ def _missing(
     names = ", ".join(map(repr, missing))
     hint = suggestion(missing[0], provided) if len(missing) == 1 else ""
     return ConfigurationError(
-        f"{task.where_called} names {names}, which neither this event nor the start of the run brings{hint}; "
-        f"there are: {', '.join(provided) or 'no arguments'}. Give the parameter a default to make it optional"
+        f"{task.where_called} names {names}, which neither this event nor the start of the run brings{hint or '.'} "
+        f"There are: {', '.join(provided) or 'no arguments'}. Give the parameter a default to make it optional"
     )

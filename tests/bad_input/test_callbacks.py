@@ -82,8 +82,11 @@ def test_a_function_is_refused_and_the_proxy_named(wrap: Callable[[Any], Any]) -
 
 
 def test_an_object_without_hooks_warns_where_it_was_given() -> None:
-    with pytest.warns(UserWarning, match="^Writer has no hook: no event will ever reach it$") as caught:
+    with pytest.warns(UserWarning, match="Writer has no hook") as caught:
         CallbacksHandler([Writer()])
+    assert str(caught[0].message) == (
+        "Writer has no hook: no event will ever reach it; hooks are methods named on_..., such as on_batch_end"
+    )
     assert caught[0].filename == __file__
     handler = CallbacksHandler()
     with pytest.warns(UserWarning, match="Writer has no hook") as caught:

@@ -137,8 +137,8 @@ def test_a_name_that_nothing_provides_is_logged_with_the_names_there_are_and_cou
     [failure] = report.errors
     assert (failure.count, failure.attempt) == (3, 1)  # not tried again: each attempt would say the same
     expected = (
-        "typo.on_batch_end names 'los', which neither this event nor the start of the run brings; did you mean 'loss'?;"
-        " there are: state, loss, metrics. Give the parameter a default to make it optional"
+        "typo.on_batch_end names 'los', which neither this event nor the start of the run brings; did you mean 'loss'? "
+        "There are: state, loss, metrics. Give the parameter a default to make it optional"
     )
     assert str(failure.error) == expected
     assert expected in caplog.text
@@ -152,7 +152,7 @@ def test_several_missing_names_are_all_told(handlers: Make) -> None:
     handler.call_event("on_epoch_end")
     [failure] = handler.close().errors
     assert "names 'a', 'b', which neither" in str(failure.error)
-    assert "there are: no arguments." in str(failure.error)
+    assert "the start of the run brings. There are: no arguments. Give" in str(failure.error)
 
 
 def test_a_missing_name_is_raised_on_the_spot_in_synchronous_mode(handlers: Make) -> None:

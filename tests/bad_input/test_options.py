@@ -51,12 +51,15 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("timeout", -1.0, "must be a number of seconds above 0, or None, not -1.0"),
     ("timeout", "1 s", "must be a number of seconds above 0, or None, not '1 s'"),
     ("timeout", float("nan"), "must be a number of seconds above 0, or None, not nan"),
-    ("every", 50, "must be {event: whole number, 1 or more}, not 50"),
+    ("every", 50, "must say of which event: every={'on_batch_end': 50}, not every=50"),
+    ("every", 0, "must be {event: whole number, 1 or more}, not 0"),
+    ("every", "on_batch_end", "must be {event: whole number, 1 or more}, not 'on_batch_end'"),
     ("every", {"on_batch_end": 0}, "must be {event: whole number, 1 or more}, not {'on_batch_end': 0}"),
     ("every", {"on_batch_end": 0.5}, "must be {event: whole number, 1 or more}, not {'on_batch_end': 0.5}"),
     ("every", {"on_batch_end": True}, "must be {event: whole number, 1 or more}, not {'on_batch_end': True}"),
     ("every", {3: 3}, "must be {event: whole number, 1 or more}, not {3: 3}"),
     ("when", True, "must be callable (it is called with the event's arguments), not True"),
+    ("when", abs, "must take keywords, such as lambda step, **_: step > 100, not <built-in function abs>"),
     ("select", ["model"], "must be {argument: function or None}, not ['model']"),
     ("select", {"model": 3}, "must be {argument: function or None}, not {'model': 3}"),
     ("select", {1: None}, "must be {argument: function or None}, not {1: None}"),
@@ -180,8 +183,39 @@ def test_select_on_a_name_that_no_hook_has_is_refused() -> None:
     assert message_of(lambda: CallbacksHandler([background(Named(), select={"outputs": len})])) == (
         "Named: select={'outputs': ...}: no hook names it; did you mean 'output'?"
     )
-    CallbacksHandler([background(Named(), select={"output": len, "model": None})])
-    CallbacksHandler([background(Rows(), select={"outputs": len})])  # it may come by **kwargs
+    assert message_of(lambda: CallbacksHandler([background(Named(), select={"outptu": None})])) == (
+        "Named: select={'outptu': ...}: no hook names it; did you mean 'output'?"
+    )
+    CallbacksHandler([background(Named(), select={"output": len})])
+
+
+def test_select_says_truly_of_a_name_that_events_bring_that_it_is_not_captured() -> None:
+    class Named:
+        def on_batch_end(self, *, output: Any) -> None: ...
+
+    CallbacksHandler(background([Named(), Rows()], select={"model": None}))  # the same for a list of callbacks
+
+
+def test_select_on_a_name_that_may_come_by_kwargs_is_taken() -> None:
+    class Greedy:
+        def on_batch_end(self, *, output: Any, **kwargs: Any) -> None: ...
+
+    CallbacksHandler([background(Greedy(), select={"outputs": len, "images": None})])
+
+
+def test_select_on_the_event_itself_is_refused() -> None:
+    assert message_of(lambda: CallbacksHandler([background(Rows(), select={"event": str})])) == (
+        "Rows: select={'event': ...}: it is the event's name and number, which is not captured"
+    )
+
+
+def test_a_when_that_nothing_awaits_is_refused_as_it_would_always_be_true() -> None:
+    async def when(**_: Any) -> bool:
+        return False
+
+    assert message_of(lambda: background(Rows(), when=when)).startswith(  # type: ignore[call-overload]
+        "Rows: when must be a plain function, as nothing awaits it, not <function "
+    )
 
 
 def test_a_refused_callback_leaves_the_handler_as_it_was(handlers: Make) -> None:
