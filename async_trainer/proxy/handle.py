@@ -39,7 +39,10 @@ class Handle(Unanswered):
         self.done = False
 
     def __repr__(self) -> str:
-        return f"<Handle of {self.task.title}(), {'done' if self.done else 'not done yet'}>"
+        how = "pending"
+        if self.done:
+            how = "done" if self._error is None else f"failed, {type(self._error).__name__}"
+        return f"<handle of {self.task.title}: {how}>"
 
     def wait(self, timeout: float | None = None) -> Any:
         """What the call returned, waiting for it. Any thread, but not inside a background hook.
@@ -98,7 +101,7 @@ class Handle(Unanswered):
     def argument(self, place: int) -> str:
         """How messages call the value at ``place``."""
         count = len(self.args)
-        return f"argument {place + 1}" if place < count else list(self.kwargs)[place - count]
+        return f"argument {place + 1 if place < count else list(self.kwargs)[place - count]}"
 
     def seal(self, values: list[Any], lease: Lease | None) -> None:
         """Take the arguments as they were captured. The calling thread."""
@@ -124,7 +127,7 @@ class Handle(Unanswered):
     def __bool__(self) -> NoReturn:
         refuse(self, "its truth")
 
-    def __str__(self) -> NoReturn:
+    def __format__(self, spec: str) -> NoReturn:  # f"{handle}.pt" would be a file's name; print(handle) is harmless
         refuse(self, "its text")
 
 

@@ -50,9 +50,10 @@ def final(error: Exception, path: str) -> CaptureError:
     if len(steps) > _SHOWN:
         steps = [*steps[: _SHOWN // 2], " ... ", *steps[-_SHOWN // 2 :]]
     argument = path or "value"
+    select = f": select={{{argument!r}: ...}}" if argument.isidentifier() else ""  # "argument 1", of a proxied call
     complete = CaptureError(
         f"{argument}{''.join(steps)}: {leaf.reason}. Give a function for its type to capture.register, or leave it "
-        f"out: select={{{argument!r}: ...}}"
+        f"out{select}"
     )
     complete.__cause__ = leaf.cause
     return complete

@@ -60,6 +60,19 @@ def test_a_call_that_is_done_is_in_the_books(handler: CallbacksHandler, monkeypa
     assert books == [(1, 0), (1, 1)]
 
 
+def test_a_handle_tells_how_its_call_stands_and_never_waits(handler: CallbacksHandler) -> None:
+    gate = Gate()
+    proxy = handler.proxy(gate, name="writer")
+    waits = shut(proxy, gate)
+    add, fail = proxy.add(1), proxy.fail()
+    assert str(add) == repr(add) == "<handle of writer.add: pending>"
+    assert str(waits) == "<handle of writer.wait: pending>"
+    gate.opened.set()
+    handler.flush()
+    assert str(add) == "<handle of writer.add: done>"
+    assert str(fail) == "<handle of writer.fail: failed, OSError>"
+
+
 def test_handles_may_be_ignored_and_the_calls_are_made_in_order(handler: CallbacksHandler) -> None:
     sink = Sink()
     proxy = handler.proxy(sink)
@@ -207,7 +220,7 @@ def test_a_handle_given_to_a_later_call_of_its_lane_stands_for_the_result(handle
 
 def test_a_handle_given_to_a_call_of_another_lane_fails_it_and_says_why(handler: CallbacksHandler) -> None:
     first, second = handler.proxy(Sink(), name="first"), handler.proxy(Sink(), name="second")
-    with pytest.raises(StandInError, match=r"Handle of first\.add.*known in its own lane only"):
+    with pytest.raises(StandInError, match=r"handle of first\.add.*known in its own lane only"):
         second.add(first.add(1)).wait()
 
 

@@ -340,7 +340,7 @@ def test_an_argument_that_can_not_be_copied_fails_the_call_by_its_name(
     with open(tmp_path / "a.txt", "w") as file:
         with pytest.raises(CaptureError, match=r"sink\.add: argument 2: .*TextIOWrapper can't be copied"):
             proxy.add(1, file).wait()
-        with pytest.raises(CaptureError, match=r"sink\.add: to\['file'\]: .*TextIOWrapper can't be copied"):
+        with pytest.raises(CaptureError, match=r"sink\.add: argument to\['file'\]: .*TextIOWrapper can't be copied"):
             proxy.add(1, to={"file": file}).wait()
     assert sink.calls == []
 
@@ -348,6 +348,18 @@ def test_an_argument_that_can_not_be_copied_fails_the_call_by_its_name(
 def test_a_call_with_wrong_arguments_fails_on_its_lane(handler: CallbacksHandler) -> None:
     with pytest.raises(TypeError, match=r"save\(\) missing 1 required positional argument"):
         handler.proxy(save)().wait()
+
+
+def test_the_remedies_for_what_can_not_be_copied_are_those_that_a_call_has(handler: CallbacksHandler) -> None:
+    proxy = handler.proxy(Sink())
+    lock = threading.Lock()
+    for call, argument in ((proxy.add(lock), "argument 1"), (proxy.add(to=lock), "argument to")):
+        with pytest.raises(CaptureError) as raised:
+            call.wait()
+        assert str(raised.value) == (
+            f"sink.add: {argument}: a _thread.lock can't be copied. Give a function for its type to capture.register, "
+            "or leave it out"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- what one sees
