@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("async_trainer")
 clock = time.monotonic
 
+LOOP_GRACE = 0.5  # s: for a loop to end that has nothing left to do
 PATIENCE = 5.0  # s: for files to be flushed, a log to be written, though a hook may be inside and hold their locks
 
 _pools: set[Pool] = set()  # strong: a dropped handler's pool lives until it has drained
@@ -157,8 +158,17 @@ def _drain() -> None:
         _interrupted = True
         logger.warning("%s ends the drain: what is left in the lanes is lost", type(error).__name__)
     _stay_interrupted()
-    if any(lane.busy for pool in open_pools() for lane in pool.lanes.values()):
+    if any(_waits(pool) for pool in open_pools()):
         _forsake_executors()
+
+
+def _waits(pool: Pool) -> bool:
+    """Whether hooks of ``pool`` are left, or what they had the loop's executor do, that may never come to an end."""
+    if any(lane.busy for lane in pool.lanes.values()):
+        return True
+    if pool.ending:  # else the loop runs for the events to come
+        pool.loop.join(LOOP_GRACE)
+    return pool.ending and pool.loop.alive
 
 
 def _close() -> None:

@@ -32,6 +32,7 @@ class LoopThread:
         self._pool = pool
         self._calls: deque[Callable[[TaskGroup], None]] = deque()
         self.stopping = False  # what is cancelled then, no hook has cancelled
+        self.over = False
         self._look: anyio.Event | None = None
         self._thread: threading.Thread | None = None
         self._ours: socket.socket | None = None
@@ -58,13 +59,17 @@ class LoopThread:
 
     @property
     def alive(self) -> bool:
-        """Whether its thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether its thread runs. It may for long after :meth:`stop`: until what hooks had ``asyncio``'s own executor
+        do is done."""
+        return self._thread is not None and not self.over
 
-    def stop(self, timeout: float) -> None:
-        """End the loop, and wait at most ``timeout`` seconds until it has. Any thread."""
+    def stop(self) -> None:
+        """Have the loop end. Any thread; never waits."""
         self.stopping = True
         self._poke()
+
+    def join(self, timeout: float) -> None:
+        """Wait, at most ``timeout`` seconds, until its thread has ended."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
@@ -89,6 +94,8 @@ class LoopThread:
             for end in (self._ours, self._theirs):
                 if end is not None:
                     end.close()
+            self.over = True
+            self._pool.loop_ended()
 
     async def _main(self) -> None:
         assert self._ours is not None

@@ -498,15 +498,29 @@ class Pool:
         soon, until = clock() + GRACE, clock() + JOIN
         for name, worker in workers:
             worker.join(max(0.0, (soon if self.lanes[name].hung else until) - clock()))
-        self.loop.stop(max(0.0, soon - clock()))
+        self.loop.stop()
+        self.loop.join(max(0.0, soon - clock()))
         if not self.hung:
             exits.forget(self)
 
     def worker_ended(self) -> None:
-        """Called by a worker, last of all: when all have, the pool is over."""
+        """Called by a worker, last of all: when all have, the loop may end."""
         self.tell()
-        if self.ending and all(self.lanes[name].ended for name in list(self.workers)):
-            self.loop.stop(0.0)
+        if self._workers_have_ended:
+            self.loop.stop()
+            self._forget()
+
+    def loop_ended(self) -> None:
+        """Called by the loop's thread, last of all: the pool is over when the workers are, too."""
+        self._forget()
+
+    @property
+    def _workers_have_ended(self) -> bool:
+        return self.ending and all(self.lanes[name].ended for name in list(self.workers))
+
+    def _forget(self) -> None:
+        """Unless a hook is inside, or the loop waits for what hooks had an executor do: the exit must know of both."""
+        if self._workers_have_ended and not self.loop.alive:
             exits.forget(self)
 
     @property

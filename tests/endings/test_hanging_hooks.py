@@ -194,3 +194,35 @@ def test_a_process_pool_child_with_a_hanging_hook_keeps_its_status(tmp_path: Pat
     ).check()
     assert ended.out == "[0, 1, 3]\n" * 2
     assert sorted(ended.rows) == ["0", "0", "1", "1", "3", "3"]
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("handler.close()", 0), ("raise ValueError", 1), ("sys.exit(3)", 3)],
+    ids=["close", "error", "exit"],
+)
+def test_what_hooks_had_asyncios_executor_do_is_not_waited_for_once_they_are_over(
+    tmp_path: Path, end: str, status: int
+) -> None:
+    # The hook is cancelled, by its timeout or by the end, and its lane ends; but the thread of the executor, which the
+    # interpreter joins at exit, and the loop, which waits for it too, do not.
+    script = f"""
+        import asyncio, atexit
+        atexit.register(tell, "exit function")
+        class Sleeps(Callback):
+            background = {{"timeout": 0.1 if {status == 0} else None}}
+            async def on_batch_end(self, *, step):
+                write_row("enters")
+                await asyncio.to_thread(time.sleep, FOREVER)
+        with CallbacksHandler([Sleeps()], shutdown_timeout=0.3) as handler:
+            handler.call_event("on_batch_end", step=0)
+            while not os.path.exists("rows"):
+                time.sleep(0.001)
+            {end}
+        tell("after close()")
+    """
+    ended = run(tmp_path, script, "asyncio").check(status)
+    assert ended.seconds < 8
+    assert "exit function" in ended.out
+    assert ("after close()" in ended.out) == (status == 0)
+    assert "still inside a hook: the event loop" in ended.err

@@ -74,7 +74,7 @@ def test_fifty_handlers_leave_no_file_descriptor_and_no_memory(
         once()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= files
-    assert count_ours() == objects
+    assert count_ours() <= objects  # fewer: an earlier test's pool has gone meanwhile
 
 
 def count_ours() -> int:
