@@ -1,0 +1,39 @@
+"""Callbacks for everyday trainings: those that steer it, those that report it, those that keep its results."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from async_trainer.callbacks.early_stopping import EarlyStopping as EarlyStopping
+    from async_trainer.callbacks.figures import Figures as Figures
+    from async_trainer.callbacks.lr_scheduler import LRScheduler as LRScheduler
+    from async_trainer.callbacks.metrics_log import MetricsLog as MetricsLog
+    from async_trainer.callbacks.model_checkpoint import ModelCheckpoint as ModelCheckpoint
+    from async_trainer.callbacks.progress import Progress as Progress
+    from async_trainer.callbacks.upload import Upload as Upload
+
+_HOMES = {
+    "EarlyStopping": "async_trainer.callbacks.early_stopping",
+    "Figures": "async_trainer.callbacks.figures",
+    "LRScheduler": "async_trainer.callbacks.lr_scheduler",
+    "MetricsLog": "async_trainer.callbacks.metrics_log",
+    "ModelCheckpoint": "async_trainer.callbacks.model_checkpoint",
+    "Progress": "async_trainer.callbacks.progress",
+    "Upload": "async_trainer.callbacks.upload",
+}
+__all__ = sorted(_HOMES)
+
+
+if not TYPE_CHECKING:  # else a misspelt name would be Any
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'async_trainer.callbacks' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
