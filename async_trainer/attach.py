@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from async_trainer.callback import Background, Inline, Options, label, snake_case
@@ -25,6 +25,7 @@ class Attached:
     options: Options | None = None
     owner: Owner | None = None
     lane: Lane | None = None
+    synchronous: bool = False  # the handler handles its lanes on the spot
 
     @property
     def callback(self) -> Any:
@@ -35,8 +36,10 @@ class Attached:
         """Where it runs and why, for the line that is logged at the start."""
         if self.lane is None:
             return "inline"
-        reason = ", for its async hooks" if any(hook.is_async for hook in self.hooks.values()) else ""
         shared = f", lane {self.lane.name}" if self.lane.name != self.name else ""
+        if self.synchronous:
+            return f"synchronous{shared}"
+        reason = ", for its async hooks" if any(hook.is_async for hook in self.hooks.values()) else ""
         return f"{self.lane.placement}{reason}{shared}"
 
 
@@ -45,6 +48,8 @@ def attach_all(
     attached: Iterable[Attached],
     lanes: Mapping[str, Lane],
     events: Collection[str],
+    *,
+    synchronous: bool,
 ) -> list[Attached]:
     """``records`` attached beside what is ``attached`` already; all of them, or an error and none.
 
@@ -55,7 +60,7 @@ def attach_all(
     new: list[Attached] = []
     lanes = dict(lanes)
     for record in records:
-        one = _attach(record, done, lanes, events)
+        one = replace(_attach(record, done, lanes, events), synchronous=synchronous)
         done.append(one)
         new.append(one)
         if one.lane is not None:

@@ -28,7 +28,7 @@ from async_trainer.runtime.pool import Pool, current_lane
 from async_trainer.runtime.stats import Report, Stats
 from async_trainer.snapshot import capture
 from async_trainer.states import check_states, load_state, read_state, visits
-from async_trainer.suggest import suggestion
+from async_trainer.suggest import refuse_unknown_options, suggestion
 
 logger = logging.getLogger("async_trainer")
 T = TypeVar("T")
@@ -68,6 +68,7 @@ class CallbacksHandler:
         ConfigurationError: a callback or an option that can't work; names it, and the remedy.
     """
 
+    @refuse_unknown_options
     def __init__(
         self,
         callbacks: Iterable[Any] = (),
@@ -166,10 +167,13 @@ class CallbacksHandler:
         began = clock()
         plan = route.plans.get(tuple(arguments)) or self._plan(route, arguments)
         targets, snapshot = take_event(self._pool, plan, arguments, self._provided, self._stage, began)
-        route.captures += 1
-        route.seconds += clock() - began
+        spent = clock() - began
+        route.seconds += spent
         if snapshot is None:
+            route.skipped += spent
             return
+        route.first = route.first or spent
+        route.captures += 1
         if snapshot.lease is None:
             self._pool.push(targets, snapshot)
             return
@@ -214,7 +218,10 @@ class CallbacksHandler:
         Raises:
             ConfigurationError: as for the constructor; then none of them is attached.
         """
-        new = attach_all(flatten(callbacks), self._attached.values(), self._pool.lanes, self._events)
+        pool = self._pool
+        new = attach_all(
+            flatten(callbacks), self._attached.values(), pool.lanes, self._events, synchronous=pool.synchronous
+        )
         attached = {**self._attached, **{one.name: one for one in new}}
         routes = {event: self._empty_route(event) for event in self._events}
         for one in attached.values():
@@ -233,6 +240,7 @@ class CallbacksHandler:
         route = Route(event, boundary=event in BOUNDARIES)
         if old is not None:  # what it cost so far goes on to count
             route.captures, route.seconds, route.observed = old.captures, old.seconds, old.observed
+            route.first, route.skipped = old.first, old.skipped
         return route
 
     def _add_lane(self, lane: Lane) -> None:

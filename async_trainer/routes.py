@@ -224,7 +224,9 @@ class Route:
     plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
     observed: dict[str, tuple[str, int]] = field(default_factory=dict)  # argument -> how it was captured, big bytes
     captures: int = 0
-    seconds: float = 0.0  # of the training thread, capturing
+    seconds: float = 0.0  # of the training thread, capturing: all of it
+    first: float = 0.0  # s of these: the first capture
+    skipped: float = 0.0  # s of these: events that came to no capture, by ``every``, ``when`` or for want of room
 
     @property
     def wanted(self) -> bool:

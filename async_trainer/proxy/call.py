@@ -98,14 +98,17 @@ class CallTask:
         home = self.place.home
         pool = home.pool
         values, lease = take_values(pool, [*handle.args, *handle.kwargs.values()], handle)
-        home.captures += 1
-        home.seconds += clock() - handle.at
+        spent = clock() - handle.at
+        home.seconds += spent
         if values is None:
+            home.skipped += spent
             pool.drop(self.targets)
             handle.settle(
                 None, EventLostError(f"{self.title} was dropped: the byte budget is full, and the lanes have stalled")
             )
             return
+        home.first = home.first or spent
+        home.captures += 1
         handle.seal(values, lease)
         try:
             pool.push(self.targets, handle)

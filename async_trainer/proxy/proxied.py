@@ -24,7 +24,7 @@ class Proxied:
     Attributes:
         given: the caller has the object; else the lane makes it, and nobody else touches it.
         captures: how many calls had arguments that needed copying.
-        seconds: what the callers paid for that.
+        seconds: what the callers paid for that; first: for the first of them; skipped: for calls that were dropped.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class Proxied:
         self.given = factory is None
         self.captures = 0
         self.seconds = 0.0
+        self.first = 0.0
+        self.skipped = 0.0
         self.to_raise = pool.failures.to_raise
         self._factory = factory
         self._written: dict[tuple[str, ...], tuple[Handle, Any]] = {}
@@ -55,7 +57,7 @@ class Proxied:
     def why(self) -> str:
         """Where it runs and why, for the line that is logged at the start."""
         shared = f", lane {self.lane.name}" if self.lane.name != self.name else ""
-        return f"{self.lane.placement}, a proxy{shared}"
+        return f"{'synchronous' if self.pool.synchronous else self.lane.placement}, a proxy{shared}"
 
     def root(self) -> Any:
         """The object. Where there is a factory it is made here, by the first call; the lane's thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -17,6 +18,18 @@ def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
         "Rows: background() has no option 'placment'; did you mean 'placement'?"
     )
     assert message_of(lambda: background(Rows(), zzz=1)) == "Rows: background() has no option 'zzz'"  # type: ignore[call-overload]
+
+
+def test_an_unknown_option_of_the_handler_is_refused_with_the_nearest_one() -> None:
+    class Ours(CallbacksHandler):
+        pass
+
+    options: dict[str, Any] = {"max_worker": 3}
+    expected = "() has no option 'max_worker'; did you mean 'max_workers'?"
+    assert message_of(lambda: CallbacksHandler([Rows()], **options)) == f"CallbacksHandler{expected}"
+    assert message_of(lambda: Ours([Rows()], **options)) == f"Ours{expected}"
+    assert message_of(lambda: CallbacksHandler(zzz=1)) == "CallbacksHandler() has no option 'zzz'"  # type: ignore[call-arg]
+    assert list(inspect.signature(CallbacksHandler).parameters)[:3] == ["callbacks", "events", "max_workers"]
 
 
 POLICIES = "must be one of 'block', 'drop_oldest', 'drop_newest', 'latest', not"

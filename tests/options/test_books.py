@@ -6,15 +6,16 @@ import copy
 import logging
 import pickle
 import re
+import time
 from typing import Any
 
 import pytest
 import torch
 
-from async_trainer import TrainerState, background
+from async_trainer import TrainerState, background, capture
 from async_trainer.callback import Placement
 from async_trainer.errors import ConfigurationError, LaneError
-from tests.options.doubles import PATIENCE, Counts, Fails, Gate, Make, Rows, fire
+from tests.options.doubles import PATIENCE, Counts, Fails, Gate, Make, Output, Rows, fire
 
 
 class Webhook:
@@ -87,7 +88,7 @@ def test_explain_tells_who_gets_what_captured_how_and_what_it_costs(handlers: Ma
     )
     before = [row for row in str(handler.explain()).splitlines() if row.startswith("plots")]
     assert before[0].split("  ")[0] == "plots"
-    assert before[0].endswith("not seen yet")
+    assert before[0].endswith("not captured yet")
     model = torch.nn.Linear(200, 200)
     handler.call_event("on_epoch_end", model=model, state=TrainerState(), loss=1)
     handler.call_event("on_train_end")
@@ -99,12 +100,60 @@ def test_explain_tells_who_gets_what_captured_how_and_what_it_costs(handlers: Ma
     assert columns[3] == (
         "model: replica of the module, 0.2 MB; state: copied, frozen; loss: None (select); plain values"
     )
-    assert re.fullmatch(r"\d+ µs to capture", columns[4])
+    assert re.fullmatch(r"\d+ µs to capture, the first time", columns[4])
     assert re.split(r"\s{2,}", stops) == [
         "stops", "on_epoch_end", "inline", "model, plain values (live)", "all of the hook",
     ]  # fmt: skip
     assert re.split(r"\s{2,}", webhook)[2:4] == ["task, for its async hooks", "nothing"]
     assert handler.explain()._repr_html_().startswith("<table>")
+
+
+def test_captures_are_counted_and_events_that_every_or_when_turn_away_are_not(
+    placement: Placement, handlers: Make
+) -> None:
+    some, late = Rows(), Rows()
+    handler = handlers(
+        background(some, name="some", placement=placement, every={"on_batch_end": 5}),
+        background(late, name="late", placement=placement, when=lambda n, **_: n > 6),
+    )
+    fire(handler, 4)
+    stats = handler.stats()
+    assert (stats.captures, str(handler.explain()).count("not captured yet")) == (0, 6)
+    assert stats.capture_seconds > 0  # asking is paid for too
+    fire(handler, 7)
+    handler.flush()
+    assert (some.ns, late.ns, handler.stats().captures) == ([1, 6], [7], 3)
+
+
+def test_what_explain_says_of_the_cost_leaves_out_the_first_capture_and_what_was_not_captured(handlers: Make) -> None:
+    class Slow:
+        pass
+
+    @capture.register(Slow)
+    def _(live: Slow) -> str:
+        time.sleep(0.2 if not taken else 0.0)
+        taken.append(live)
+        return "copied"
+
+    def when(n: int, **_: Any) -> bool:
+        time.sleep(0.2 if n == 2 else 0.0)
+        return n != 2
+
+    taken: list[Slow] = []
+    handler = handlers(background(Output(), when=when))
+
+    def cost() -> float:
+        row = next(row for row in str(handler.explain()).splitlines() if row.startswith("output"))
+        found = re.search(r"(\d+) µs to capture", row)
+        assert found
+        return int(found[1]) / 1e6
+
+    handler.call_event("on_batch_end", n=1, output=Slow())
+    assert cost() >= 0.2
+    for n in (2, 3, 4):
+        handler.call_event("on_batch_end", n=n, output=Slow())
+    assert cost() < 0.1
+    assert handler.stats().capture_seconds >= 0.4
 
 
 def test_a_report_raises_for_errors_with_all_of_them_in_its_text(handlers: Make) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
 import pytest
 import torch
 
-from async_trainer import Callback, CallbacksHandler, TrainerState, background
+from async_trainer import Callback, CallbacksHandler, TrainerState, background, inline
 from async_trainer.callback import Placement
 from async_trainer.routes import EventInfo
 from tests.options.doubles import Fails, Make, Rows
@@ -141,3 +142,16 @@ def test_synchronous_mode_gives_snapshots_not_live_objects(handlers: Make) -> No
     with pytest.raises(AttributeError, match=r"make the callback inline\(\.\.\.\) to steer the training"):
         handler.call_event("on_batch_end", state=state, batch=batch)
     assert (state.should_stop, batch) == (False, [1])
+
+
+def test_explain_and_the_start_line_say_that_it_is_synchronous(
+    handlers: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = handlers(background(Rows()), background(Rows(), lane="slow"), inline(Rows()), synchronous=True)
+    handler.proxy([], name="numbers")
+    with caplog.at_level("INFO", "async_trainer"):
+        handler.call_event("on_batch_end")
+    where = "rows (synchronous); rows_1 (synchronous, lane slow); rows_2 (inline); numbers (synchronous, a proxy)"
+    assert caplog.messages == [f"callbacks: {where}"]
+    places = {re.split(r"\s{2,}", row)[2] for row in str(handler.explain()).splitlines()[2:]}
+    assert places == {"synchronous", "synchronous, lane slow", "inline", "synchronous, a proxy"}
