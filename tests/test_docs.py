@@ -203,6 +203,12 @@ def test_every_command_and_option_is_on_the_page_of_the_command_line(word: str) 
     assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", code_of(DOCS / "cli.md"))
 
 
+def test_the_first_page_shows_the_loop_of_the_readme() -> None:
+    pages = (ROOT / "README.md", DOCS / "index.md")
+    readme, index = (next(block.text for block in read_blocks(page) if block.language == "python") for page in pages)
+    assert index == readme
+
+
 def test_the_pages_are_all_in_the_table_of_contents() -> None:
     contents = (DOCS / "index.md").read_text().partition("{toctree}")[2].split()
     assert {page.stem for page in DOCS.glob("*.md")} - set(contents) == {"index"}
