@@ -14,13 +14,29 @@ if TYPE_CHECKING:
     from async_trainer.handler import CallbacksHandler as CallbacksHandler
     from async_trainer.snapshot import capture as capture
     from async_trainer.snapshot import keep as keep
+    from async_trainer.train.config import ComputationalConfig as ComputationalConfig
+    from async_trainer.train.config import OptimizationConfig as OptimizationConfig
+    from async_trainer.train.maps import Maps as Maps
+    from async_trainer.train.metrics import MetricsHandler as MetricsHandler
+    from async_trainer.train.model import Model as Model
+    from async_trainer.train.model import SupervisedModel as SupervisedModel
+    from async_trainer.train.split import Split as Split
     from async_trainer.train.state import TrainerState as TrainerState
+    from async_trainer.train.trainer import Trainer as Trainer
 
 _HOMES = {
     "AsyncTrainerError": "async_trainer.errors",
     "Callback": "async_trainer.callback",
     "CallbacksHandler": "async_trainer.handler",
+    "ComputationalConfig": "async_trainer.train.config",
     "Event": "async_trainer.events",
+    "Maps": "async_trainer.train.maps",
+    "MetricsHandler": "async_trainer.train.metrics",
+    "Model": "async_trainer.train.model",
+    "OptimizationConfig": "async_trainer.train.config",
+    "Split": "async_trainer.train.split",
+    "SupervisedModel": "async_trainer.train.model",
+    "Trainer": "async_trainer.train.trainer",
     "TrainerState": "async_trainer.train.state",
     "background": "async_trainer.callback",
     "capture": "async_trainer.snapshot",

@@ -1,0 +1,1 @@
+"""Files that are there as a whole or not at all, and weights in them."""

@@ -1,0 +1,59 @@
+"""Writing a file so that it is there as a whole, on disk, or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open ``path`` for writing; what is written appears there, synced, when the ``with`` block is left without error.
+
+    Until then it has another name beside it, ``.<name>.<process>-<number>.partial``. Missing folders are made. Any
+    thread.
+
+    Raises:
+        OSError: the disk is full, say; what was at ``path`` before is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in ``folder`` survive a power cut, where the system can do that."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` to ``path``, for people to read too.
+
+    Raises:
+        TypeError: something in it is no JSON.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    with atomic_write(path) as file:
+        file.write(text.encode() + b"\n")

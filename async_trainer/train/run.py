@@ -1,0 +1,125 @@
+"""What one run works with: a training, a validation or a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from async_trainer.events import Event
+from async_trainer.handler import CallbacksHandler
+from async_trainer.train.config import ComputationalConfig, OptimizationConfig
+from async_trainer.train.maps import Maps
+from async_trainer.train.metrics import MetricsHandler
+from async_trainer.train.model import Loss, Model
+from async_trainer.train.signals import Termination
+from async_trainer.train.state import TrainerState
+
+
+@dataclass
+class Run:
+    """What the loop works with. The training thread."""
+
+    model: Model
+    maps: Maps
+    state: TrainerState
+    callbacks: CallbacksHandler
+    computational: ComputationalConfig
+    metrics: MetricsHandler
+    termination: Termination = field(default_factory=Termination)
+
+    def call(self, event: Event, **arguments: Any) -> None:
+        """Fire ``event``."""
+        self.callbacks.call_event(event, model=self.model, maps=self.maps, state=self.state, **arguments)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Within it an error is told to the callbacks before it leaves; without one, the lanes are waited for.
+
+        Raises:
+            LaneError: the run was fine, but a callback whose output must not be missed has failed.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.call(Event.EXCEPTION, exception=error)
+            self.callbacks.drain()
+            raise
+        self.callbacks.finish()
+
+
+@dataclass
+class TrainingRun(Run):
+    """A training."""
+
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    optimizers: dict[str, Optimizer] = field(default_factory=dict)
+    grad_scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
+    train_loader: Iterable[Any] = ()
+    val_loader: Iterable[Any] | None = None
+    accumulated: int = 0
+    """Batches whose gradients wait for an optimization step."""
+
+    def share(self, loss: Loss) -> Loss:
+        """The part of ``loss`` that a batch has in its step: the step sees the mean over its batches."""
+        batches = self._batches_of_step()
+        if batches == 1:
+            return loss
+        return loss / batches if isinstance(loss, Tensor) else {name: part / batches for name, part in loss.items()}
+
+    def _batches_of_step(self) -> int:
+        steps, batch, batches = self.optimization.accumulation_steps, *self._place()
+        whole = (batch - 1) // steps * steps  # batches of the steps before
+        return min(steps, batches - whole) if batches >= batch else steps
+
+    def step_is_due(self) -> bool:
+        """Whether the weights change after this batch: enough are accumulated, or none will follow in this epoch."""
+        batch, batches = self._place()
+        return self.accumulated == self.optimization.accumulation_steps or batch == batches
+
+    def _place(self) -> tuple[int, int]:
+        return self.state.current_train_batch, self.state.num_train_batches
+
+    def validation_is_due(self) -> bool:
+        """Whether this epoch ends with a validation."""
+        return self.val_loader is not None and self.state.current_epoch % self.optimization.evaluation_interval == 0
+
+    def clip_gradients(self) -> None:
+        """Limit the gradients, as configured."""
+        value, norm = self.optimization.clip_grad_value, self.optimization.clip_grad_norm
+        if value is None and norm is None:
+            return
+        for optimizer in self.optimizers.values():
+            self.grad_scaler.unscale_(optimizer)
+        parameters = [
+            parameter for one in self.optimizers.values() for group in one.param_groups for parameter in group["params"]
+        ]
+        if value is not None:
+            nn.utils.clip_grad_value_(parameters, value)
+        if norm is not None:
+            nn.utils.clip_grad_norm_(parameters, norm)
+
+    def zero_grad(self) -> None:
+        """Set the gradients to None."""
+        self.accumulated = 0
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+
+def count(loader: Iterable[Any]) -> int:
+    """How many batches a loader gives; 0 where it doesn't tell."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else 0
+    except TypeError:  # a DataLoader of a dataset without a length
+        return 0
+
+
+def reset(state: TrainerState) -> None:
+    """Set ``state`` to before any run."""
+    for one in fields(state):
+        setattr(state, one.name, one.default)
