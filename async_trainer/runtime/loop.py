@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
+from async_trainer.runtime.waiters import Gate
+
 if TYPE_CHECKING:
     from async_trainer.runtime.pool import Pool
 
 logger = logging.getLogger("async_trainer")
 
+READY = 10.0  # s: for the loop to run
 backend = "asyncio"
 """What ``anyio.run`` runs on. The tests run "trio" too."""
 
@@ -32,14 +35,19 @@ class LoopThread:
         self._pool = pool
         self._calls: deque[Callable[[TaskGroup], None]] = deque()
         self.stopping = False  # what is cancelled then, no hook has cancelled
-        self.over = False
+        self._runs = Gate()
+        self._over = Gate()
         self._look: anyio.Event | None = None
         self._thread: threading.Thread | None = None
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
 
     def start(self, context: contextvars.Context) -> None:
-        """Start the thread, in ``context``."""
+        """Start the thread, in ``context``, and wait until the loop runs.
+
+        Else the training thread may import something beside it, and Ctrl-C in that leaves the interpreter's import
+        lock taken: the loop, whose backend is imported at first, would wait for it forever.
+        """
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
@@ -47,6 +55,7 @@ class LoopThread:
             target=context.run, args=(self._run,), name="async_trainer-loop", daemon=True
         )  # fmt: skip
         self._thread.start()
+        self._runs.wait(READY)
 
     def call(self, function: Callable[[TaskGroup], None]) -> None:
         """Have the loop call ``function`` with its task group. Any thread; takes no lock; never waits."""
@@ -61,7 +70,7 @@ class LoopThread:
     def alive(self) -> bool:
         """Whether its thread runs. It may for long after :meth:`stop`: until what hooks had ``asyncio``'s own executor
         do is done."""
-        return self._thread is not None and not self.over
+        return self._thread is not None and not self._over.wait(0.0)
 
     def stop(self) -> None:
         """Have the loop end. Any thread; never waits."""
@@ -70,7 +79,9 @@ class LoopThread:
 
     def join(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, until its thread has ended."""
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        if self._over.wait(timeout):  # first: Ctrl-C in a thread's join() has later ones return while it still runs
             self._thread.join(timeout)
 
     def after_fork(self) -> None:
@@ -94,13 +105,15 @@ class LoopThread:
             for end in (self._ours, self._theirs):
                 if end is not None:
                     end.close()
-            self.over = True
+            self._runs.open()
+            self._over.open()
             self._pool.loop_ended()
 
     async def _main(self) -> None:
         assert self._ours is not None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
+            self._runs.open()
             while not self.stopping:
                 await anyio.wait_readable(self._ours)
                 try:

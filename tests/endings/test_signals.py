@@ -142,3 +142,16 @@ def test_a_signal_handler_may_drain(tmp_path: Path) -> None:
     child.wait_for("ready")
     child.send(signal.SIGTERM)
     assert child.end().check(9).rows == ["0"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_loop_runs_though_ctrl_c_in_an_import_has_left_the_import_lock_taken(tmp_path: Path, backend: str) -> None:
+    # The first event imports what captures its arguments; whatever Ctrl-C does to that, the loop has been imported.
+    script = """
+        import _imp
+        with CallbacksHandler([AsyncRows()]) as handler:
+            _imp.acquire_lock()  # as an interrupt in importlib leaves it
+            handler.call_event("on_batch_end", step=0)
+            assert not handler.flush(10).stalled
+    """
+    assert Child(tmp_path, script, backend).end().check().rows == ["0"]
