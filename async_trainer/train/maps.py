@@ -89,8 +89,8 @@ class Maps:
             if self.exists:
                 if not overwrite:
                     raise ConfigurationError(
-                        f"maps: {self.path} is the directory of an earlier Trainer; Trainer.from_maps({str(self.path)!r}, "
-                        "model=...) goes on with it, overwrite=True deletes it, and all that is in it"
+                        f"maps: {self.path} is the directory of an earlier Trainer; Trainer.from_maps(..., model=...) goes "
+                        "on with it, overwrite=True deletes it, and all that is in it"
                     )
                 stale = self.path.with_name(f".{self.path.name}.replaced-{os.getpid()}")
             elif any(self.path.iterdir()):

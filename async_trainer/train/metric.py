@@ -38,6 +38,7 @@ class Metric(ABC):
 
     def count(self, values: np.ndarray[Any, Any]) -> None:
         """Count the values of samples in, once they have come from the device."""
+        raise NotImplementedError
 
     @abstractmethod
     def compute(self) -> dict[str, Any]:

@@ -264,7 +264,7 @@ class MetricsView(MetricsHandler):
             "that does"
         )
 
-    add_metrics = add_losses = subset = reset = aggregate = load = __call__ = _read_only  # type: ignore[assignment]
+    add_metrics = add_losses = subset = reset = aggregate = load = __call__ = _read_only
 
 
 class SealedMetrics(Sealed):

@@ -67,7 +67,7 @@ class Model(nn.Module, ABC):
         """New optimizers, by name; called at the start of each training, when the model is on its device."""
 
     def get_loss_functions(self) -> dict[str, Callable[..., Tensor]]:
-        """The loss functions, by name: each is a validation metric too, of ``preds`` and ``target``. By default none."""
+        """The loss functions, by name: validation metrics too, of ``preds`` and ``target``. By default none."""
         return {}
 
 

@@ -104,8 +104,8 @@ def _loader(name: str, data: Any, options: dict[str, Any]) -> Iterable[Any]:
         raise ConfigurationError(f"{name} must be a dataset, or a loader that gives batches, not {data!r}")
     if isinstance(data, Iterator):
         raise ConfigurationError(
-            f"{name} is an iterator, which is used up after one epoch; give a dataset, a DataLoader, or an object whose "
-            "__iter__ starts anew"
+            f"{name} is an iterator, which is used up after one epoch; give a dataset, a DataLoader, or an object "
+            "whose __iter__ starts anew"
         )
     return data
 

@@ -93,8 +93,8 @@ class Trainer:
         recorded = maps.read()
         if model is None:
             raise ConfigurationError(
-                f"model: weights are read back, but not the code; give from_maps(..., model=...) one like the model that "
-                f"was trained there, a {recorded['model']}"
+                f"model: weights are read back, but not the code; give from_maps(..., model=...) one like the "
+                f"{recorded['model']} that was trained there"
             )
         if optimization is None:
             optimization = OptimizationConfig.from_dict(recorded["optimization"])
