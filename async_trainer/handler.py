@@ -145,12 +145,15 @@ class CallbacksHandler:
             ) from None
         if route is None:
             return
-        if self._pool.failures.to_raise and current_lane.get() is None:  # the loop's to see, not another hook's
-            raise self._pool.failures.to_raise.popleft()
-        if route.boundary:
-            self._enter(route, arguments)
-        for hook in route.inline:
-            self._call_inline(hook, arguments)
+        if event == Event.EXCEPTION:
+            self._tell_inline(route, arguments)
+        else:
+            if self._pool.failures.to_raise and current_lane.get() is None:  # the loop's to see, not another hook's
+                raise self._pool.failures.to_raise.popleft()
+            if route.boundary:
+                self._enter(route, arguments)
+            for hook in route.inline:
+                self._call_inline(hook, arguments)
         if route.tasks:
             self._emit(route, arguments)
         if route.boundary and event in RUN_ENDS:
@@ -162,6 +165,18 @@ class CallbacksHandler:
         if "event" in hook.names or hook.catches_all:
             live["event"] = EventInfo(hook.event, self._pool.seq + 1, 1)
         hook.function(**live)
+
+    def _tell_inline(self, route: Route, arguments: dict[str, Any]) -> None:
+        """An exception ends the run: an error of a callback that is told must not take its place, nor silence others.
+        Ctrl-C does: whoever presses it again wants no more waiting."""
+        for hook in route.inline:
+            try:
+                self._call_inline(hook, arguments)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                name = getattr(hook.function, "__qualname__", hook.event)
+                logger.exception("%s failed, as it was told of %r", name, arguments.get("exception"))
 
     def _emit(self, route: Route, arguments: dict[str, Any]) -> None:
         began = clock()
@@ -337,6 +352,39 @@ class CallbacksHandler:
         stalled = self._pool.wait(lambda: barrier.pending, timeout, "flush()")
         return self._pool.report(stalled)
 
+    def finish(self, timeout: float | None = None) -> Report:
+        """The end of a run, for a handler that goes on: :meth:`flush`, then raise what :meth:`close` would.
+
+        Raises:
+            LaneError: a callback with ``on_error="raise_at_end"`` has failed; once. ``error.report`` is the Report.
+            TimeoutError, InsideHookError: as for :meth:`flush`.
+        """
+        report = self.flush(timeout)
+        self._raise_at_end(report)
+        return report
+
+    def drain(self) -> None:
+        """The end of a run that an exception has ended: wait at most ``shutdown_timeout``. What close() would raise is
+        logged: it must not mask the exception."""
+        try:
+            report = self.flush(self._pool.shutdown_timeout)
+            if report.stalled:
+                logger.warning("lanes that have stalled are not waited for: %s", ", ".join(report.stalled))
+        except TimeoutError as error:
+            logger.warning("%s; they go on in the background", error)
+        self._log_at_end()
+
+    def _raise_at_end(self, report: Report) -> None:
+        error = self._pool.failures.take_to_raise_at_end()
+        if error is not None:
+            error.report = report
+            raise error
+
+    def _log_at_end(self) -> None:
+        unraised = self._pool.failures.take_to_raise_at_end()
+        if unraised is not None:  # it must not mask what ends the run
+            logger.error("%s", unraised)
+
     def barrier(self) -> Barrier:
         """A cut through all lanes, here and now: each callback's state when exactly the events before it were handled.
         Never waits; ``barrier.wait()`` does. Inline callbacks' states are read at once, on this thread."""
@@ -420,17 +468,21 @@ class CallbacksHandler:
             InsideHookError: called from within a background hook.
         """
         report = self._close(timeout)
-        error = self._pool.failures.take_to_raise_at_end()
-        if error is not None:
-            error.report = report
-            raise error
+        self._raise_at_end(report)
         return report
 
-    def _close(self, timeout: float | None) -> Report:
+    def _close(self, timeout: float | None, cause: BaseException | None = None) -> Report:
         if self._report is None:
-            self._report = self._pool.close(timeout)
-            if self._report.lost or self._report.stalled:
-                logger.warning("closed: %s", self._pool.describe(self._report))
+            pool = self._pool
+            try:
+                self._report = pool.close(timeout, cause)
+            except (KeyboardInterrupt, SystemExit):  # Ctrl-C again, or a signal handler; close() may be called again
+                logger.warning("closing was interrupted: %s", pool.describe(pool.report()))
+                pool.told = True
+                raise
+            if (self._report.lost or self._report.stalled) and not pool.told:
+                logger.warning("closed: %s", pool.describe(self._report))
+                pool.told = True
         return self._report
 
     def __enter__(self) -> Self:
@@ -447,10 +499,8 @@ class CallbacksHandler:
             return
         if isinstance(error, SystemExit):
             exits.remember_exit(error.code)
-        self._close(0.0 if exits.interrupted_twice(error) else self._pool.shutdown_timeout)
-        unraised = self._pool.failures.take_to_raise_at_end()
-        if unraised is not None:  # it must not mask what ends the run
-            logger.error("%s", unraised)
+        self._close(0.0 if exits.interrupted_twice(error) else self._pool.shutdown_timeout, error)
+        self._log_at_end()
 
     def _ensure_started(self) -> None:
         if not self._started:

@@ -37,7 +37,7 @@ _pools: set[Pool] = set()  # strong: a dropped handler's pool lives until it has
 _forkable: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered = False
 _late: set[Pool] = set()  # had their shutdown_timeout
-_interrupted = False  # Ctrl-C has ended the drain
+_interrupt: BaseException | None = None  # Ctrl-C, or what a signal handler has raised, has ended the drain
 _exit: tuple[int, BaseException | None] | None = None  # the status of the last SystemExit, the error before it
 
 
@@ -118,6 +118,7 @@ def _status() -> int:
     error = _error()
     if _exit is not None and _exit[1] is error:
         return _exit[0]
+    error = error or _interrupt
     if isinstance(error, KeyboardInterrupt):
         return -signal.SIGINT
     return 0 if error is None else 1
@@ -135,7 +136,7 @@ def interrupted_twice(error: BaseException | None) -> bool:
 def _time_left(pool: Pool, began: float) -> float | None:
     """Seconds that ``pool`` may still take; None: as long as its lanes move."""
     error = _error()
-    if _interrupted or pool in _late or interrupted_twice(error):
+    if _interrupt is not None or pool in _late or interrupted_twice(error):
         return 0.0
     return None if error is None else max(0.0, began + pool.shutdown_timeout - clock())
 
@@ -145,18 +146,16 @@ def _time_left(pool: Pool, began: float) -> float | None:
 
 def _drain() -> None:
     """Called by ``threading``, before it joins threads."""
-    global _interrupted
     atexit.register(_close)  # last of all, so it comes first
     began = clock()
     try:
         for pool in open_pools():
             try:
-                pool.drain(_time_left(pool, began))
+                pool.drain(_time_left(pool, began), _error())
             except TimeoutError:
                 _late.add(pool)
-    except BaseException as error:  # Ctrl-C again, or what a signal handler raises
-        _interrupted = True
-        logger.warning("%s ends the drain: what is left in the lanes is lost", type(error).__name__)
+    except BaseException as error:
+        _give_up(error)
     _stay_interrupted()
     if any(_waits(pool) for pool in open_pools()):
         _forsake_executors()
@@ -173,30 +172,40 @@ def _waits(pool: Pool) -> bool:
 
 def _close() -> None:
     """Called by ``atexit``, when no other threads are left that count."""
-    global _interrupted
     atexit.unregister(_close)
     began = clock()
     last_words: list[tuple[int, str, object]] = []
     hung: list[str] = []
     for pool in open_pools():
         try:
-            report = pool.close(_time_left(pool, began))
-        except BaseException:
-            _interrupted = True
+            report = pool.close(_time_left(pool, began), _error())
+        except BaseException as error:
+            _give_up(error)
             report = pool.report()
-        if report.lost or report.stalled:
+        if (report.lost or report.stalled) and not pool.told:
             last_words.append((logging.WARNING, "at exit: %s", pool.describe(report)))
-        error = pool.failures.take_to_raise_at_end()
-        if error is not None:
-            last_words.append((logging.ERROR, "nobody closed the handler, so nobody could be told: %s", error))
+        untold = pool.failures.take_to_raise_at_end()
+        if untold is not None:
+            last_words.append((logging.ERROR, "nobody closed the handler, so nobody could be told: %s", untold))
         hung += pool.hung
     if hung:
         text = "still inside a hook: %s; the process ends without waiting for it any longer"
         last_words.append((logging.ERROR, text, ", ".join(hung)))
     if last_words:
         _within(PATIENCE, functools.partial(_log, last_words))
-    if hung and sys._getframe().f_back is None:  # else not the interpreter runs the exit functions, but a program
+    # The interpreter takes no notice of what ended the drain. With a frame behind this one it isn't the interpreter
+    # that runs the exit functions, but a program that will end by itself.
+    if (hung or _interrupt is not None) and sys._getframe().f_back is None:
         _leave()
+
+
+def _give_up(error: BaseException) -> None:
+    """Ctrl-C again, or what a signal handler raises, has ended the drain."""
+    global _interrupt
+    _interrupt = error
+    if isinstance(error, SystemExit):
+        remember_exit(error.code)
+    logger.warning("%s ends the drain: what is left in the lanes is lost", type(error).__name__)
 
 
 def _leave() -> NoReturn:

@@ -38,6 +38,8 @@ LOST = "lost: the handler was closed"
 TURN = 0.005  # s: a lane that others wait for hands its slot over after that
 TICK = 0.001  # s: past a deadline, to find it over
 JOIN = 2.0  # s: for a worker that has nothing left to do to end
+QUIET = 0.5  # s: a drain that takes longer is told of
+LOOP_GRACE = 0.5  # s: for the loop to end, when no lane is left on it
 GRACE = 0.2  # s: for one that is inside a hook, but may come out: an async hook is cancelled, a backoff cut short
 
 
@@ -78,6 +80,7 @@ class Pool:
         self._slots = Slots(max_workers if not synchronous else sys.maxsize)
         self._budget = Budget(max_bytes)
         self._told_lost = False
+        self.told = False  # somebody was told what is lost
 
     def __repr__(self) -> str:
         state = "ended" if self.closed else "ending" if self.ending else "running" if self.started else "not started"
@@ -447,29 +450,51 @@ class Pool:
             for lane in self.lanes.values():
                 self._rouse(lane, now)
 
-    def drain(self, timeout: float | None) -> tuple[str, ...]:
+    def drain(self, timeout: float | None, cause: BaseException | None = None) -> tuple[str, ...]:
         """Wait until the lanes are empty or stalled: the names of those that are stalled.
+
+        Args:
+            timeout: seconds; None: as long as the lanes move.
+            cause: what has ended the training, so that somebody may be waiting for the prompt: if it takes longer
+                than ``QUIET``, it is told for what, and how to end it.
 
         Raises:
             TimeoutError: names the lanes that are still at work.
         """
         self._catch_up()
         until = NEVER if timeout is None else clock() + timeout
+        quiet = NEVER if cause is None else clock() + QUIET
         stalled: tuple[str, ...] = ()
         for _ in (None, *self.lanes):  # a hook may have called a proxy, whose method called another: a link a round
             if not any(lane.busy for lane in self.lanes.values()):
                 break
             barrier = self.barrier({}, {})
-            stalled = self.wait(lambda: barrier.pending, max(0.0, until - clock()), "close()")  # noqa: B023
+            pending = lambda: barrier.pending  # noqa: B023, E731
+            try:
+                stalled = self.wait(pending, max(0.0, min(until, quiet) - clock()), "close()")
+            except TimeoutError:
+                if until <= quiet:
+                    raise
+                self._tell_of_drain(until - clock(), cause)
+                quiet = NEVER
+                stalled = self.wait(pending, max(0.0, until - clock()), "close()")
         return stalled
 
-    def close(self, timeout: float | None) -> Report:
-        """Drain; then end the workers: what is left is lost."""
+    def _tell_of_drain(self, seconds: float, cause: BaseException | None) -> None:
+        with self._lock:
+            events = sum(lane.outstanding for lane in self.lanes.values() if not lane.abandoned)
+        logger.warning(
+            "draining %s events for at most %.3g s; Ctrl-C%s to stop", f"{events:,}", seconds,
+            " again" if isinstance(cause, KeyboardInterrupt) else "",
+        )  # fmt: skip
+
+    def close(self, timeout: float | None, cause: BaseException | None = None) -> Report:
+        """Drain, as :meth:`drain` does; then end the workers: what is left is lost."""
         self._refuse_inside_hook("close()")
         self.closed = True
         stalled: tuple[str, ...] = ()
         try:
-            stalled = self.drain(timeout)
+            stalled = self.drain(timeout, cause)
         except TimeoutError:
             pass
         finally:
@@ -499,7 +524,7 @@ class Pool:
         for name, worker in workers:
             worker.join(max(0.0, (soon if self.lanes[name].hung else until) - clock()))
         self.loop.stop()
-        self.loop.join(max(0.0, soon - clock()))
+        self.loop.join(LOOP_GRACE)
         if not self.hung:
             exits.forget(self)
 
@@ -545,9 +570,15 @@ class Pool:
             )
 
     def describe(self, report: Report) -> str:
-        """``report``, and which lanes have lost what."""
+        """``report``, and which lanes have lost what, and who may yet come out of a hook that is counted as lost."""
         lost = [f"{lane.name} {lane.lost}" for lane in self.lanes.values() if lane.lost]
-        return f"{report}; lost by lane: {', '.join(lost)}" if lost else str(report)
+        inside = [lane.name for lane in self.lanes.values() if lane.hung]
+        parts = [str(report)]
+        if lost:
+            parts.append(f"lost by lane: {', '.join(lost)}")
+        if inside:
+            parts.append(f"still inside a hook: {', '.join(inside)}")
+        return "; ".join(parts)
 
     def lane_stats(self) -> dict[str, LaneStats]:
         """The books, lane by lane, all at one moment."""

@@ -53,6 +53,23 @@ def tell(word: str) -> None:
     os.write(1, f"{word}\n".encode())
 
 
+def tell_when_in(word: str, *functions: str) -> None:
+    """Tell the test ``word`` once the main thread waits inside one of ``functions``."""
+    main = threading.main_thread().ident
+
+    def watch() -> None:
+        while True:
+            frame: Any = sys._current_frames().get(main)  # type: ignore[arg-type]
+            waits = frame is not None and frame.f_code.co_name == "wait"
+            while frame is not None and frame.f_code.co_name not in functions:
+                frame = frame.f_back
+            if frame is not None and waits:
+                return tell(word)
+            time.sleep(0.001)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 # Hooks that never return.
 
 

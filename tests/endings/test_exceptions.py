@@ -99,3 +99,25 @@ def test_a_lane_that_raises_at_the_end_of_a_handler_that_nobody_closes_is_told(t
     ).check()
     assert "nobody closed the handler" in ended.err
     assert "disk full" in ended.err
+
+
+def test_what_is_lost_is_told_once_though_a_hook_comes_out_afterwards(tmp_path: Path) -> None:
+    ended = run(
+        tmp_path,
+        """
+        go = threading.Event()
+        class Waits(Callback):
+            background = {}
+            def on_batch_end(self, **kwargs):
+                go.wait()
+        callback = hangs("sleeps")
+        with CallbacksHandler([callback, Waits()], shutdown_timeout=0.1) as handler:
+            for step in range(10):
+                handler.call_event("on_batch_end", step=step)
+            callback.entered.wait()
+            threading._register_atexit(go.set)
+            raise ValueError("the loop's own")
+        """,
+    ).check(1)
+    assert ended.err.count(" lost;") == 1, ended.err
+    assert "20 lost; lost by lane: hangs 10, waits 10; still inside a hook: hangs, waits" in ended.err

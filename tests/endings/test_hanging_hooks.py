@@ -226,3 +226,90 @@ def test_what_hooks_had_asyncios_executor_do_is_not_waited_for_once_they_are_ove
     assert "exit function" in ended.out
     assert ("after close()" in ended.out) == (status == 0)
     assert "still inside a hook: the event loop" in ended.err
+
+
+def test_a_log_handler_that_hangs_does_not_hold_up_the_shutdown_of_logging(tmp_path: Path) -> None:
+    # logging.shutdown(), an exit function, takes the lock of each log handler, that of one with a hook inside too.
+    ended = run(
+        tmp_path,
+        """
+        import logging
+        class Dead(logging.Handler):
+            def emit(self, record):
+                write_row(record.getMessage())
+                time.sleep(1000)
+        logging.basicConfig(filename="log", level="INFO")
+        handler = CallbacksHandler(stall_timeout=0.3)
+        logging.getLogger("training").addHandler(handler.proxy(Dead()))
+        logging.getLogger("training").info("hello")
+        while not os.path.exists("rows"):
+            time.sleep(0.001)
+        """,
+    ).check()
+    assert ended.rows == ["hello"]
+    assert "hello" in (tmp_path / "log").read_text()
+    assert "still inside a hook: dead" in (tmp_path / "log").read_text()
+    assert ended.seconds < 6
+
+
+def test_a_hook_that_hangs_in_a_log_handler_of_everybody_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    ended = run(
+        tmp_path,
+        """
+        import logging
+        from async_trainer.runtime import exits
+        exits.PATIENCE = 0.3
+        class Dead(logging.Handler):
+            def emit(self, record):
+                write_row("emitting")
+                time.sleep(1000)
+        class Logs(Callback):
+            background = {}
+            def on_batch_end(self, **kwargs):
+                logging.getLogger().warning("hello")
+        logging.getLogger().addHandler(Dead())
+        handler = CallbacksHandler([Logs(), AsyncRows("async_rows")], stall_timeout=0.3)
+        handler.call_event("on_batch_end", step=0)
+        while not os.path.exists("rows"):
+            time.sleep(0.001)
+        sys.exit(3)
+        """,
+    ).check(3)
+    assert ended.seconds < 8
+
+
+def test_a_program_that_runs_the_exit_functions_itself_goes_on_after_them(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+        import atexit
+        callback = hangs("sleeps")
+        handler = CallbacksHandler([callback], stall_timeout=0.2)
+        handler.call_event("on_batch_end", step=0)
+        callback.entered.wait()
+        threading._shutdown()  # as multiprocessing's children end, in newer Pythons
+        atexit._run_exitfuncs()
+        os._exit(5)
+        """,
+    ).check(5)
+
+
+def test_a_hook_that_hangs_in_an_interactive_session_ends_with_status_0(tmp_path: Path) -> None:
+    (tmp_path / "session").write_text(
+        "from tests.endings.kit import *\n"
+        "from async_trainer import CallbacksHandler\n"
+        "callback = hangs('sleeps')\n"
+        "handler = CallbacksHandler([callback], stall_timeout=0.2)\n"
+        "handler.call_event('on_batch_end')\n"
+        "callback.entered.wait()\n"
+        "1 / 0\n"
+    )
+    ended = run(
+        tmp_path,
+        """
+        import subprocess
+        done = subprocess.run([sys.executable, "-i"], stdin=open("session"), stderr=subprocess.PIPE, text=True)
+        print(done.returncode, "ZeroDivisionError" in done.stderr, "still inside a hook" in done.stderr)
+        """,
+    ).check()
+    assert ended.out.splitlines()[-1] == "0 True True"

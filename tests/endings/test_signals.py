@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -65,17 +66,7 @@ def test_a_second_ctrl_c_ends_the_drain_at_once(tmp_path: Path, managed: bool) -
                 handler.call_event("on_batch_end", step=step)
         while not (os.path.exists("rows") and os.path.exists("rows2")):
             time.sleep(0.001)
-        # Says so when the drain has begun: the main thread waits in close().
-        def watch():
-            main = threading.main_thread().ident
-            while True:
-                frame = sys._current_frames()[main]
-                while frame is not None and frame.f_code.co_name not in ("_close", "_drain"):
-                    frame = frame.f_back
-                if frame is not None:
-                    return tell("draining")
-                time.sleep(0.001)
-        threading.Thread(target=watch, daemon=True).start()
+        tell_when_in("draining", "_close", "_drain")
         tell("ready")
         while True:
             time.sleep(0.001)
@@ -155,3 +146,94 @@ def test_the_loop_runs_though_ctrl_c_in_an_import_has_left_the_import_lock_taken
             assert not handler.flush(10).stalled
     """
     assert Child(tmp_path, script, backend).end().check().rows == ["0"]
+
+
+def test_ctrl_c_ends_by_the_signal_though_a_hook_evaluates_code(tmp_path: Path) -> None:
+    # CPython forgets at each eval() of a string, in whatever thread, that Ctrl-C has ended the program.
+    child = Child(
+        tmp_path,
+        """
+        go = threading.Event()
+        class Evaluates(Callback):
+            background = {}
+            def on_batch_end(self, *, step):
+                go.wait()
+                write_row(eval("step + 0"))
+        handler = CallbacksHandler([Evaluates()])
+        for step in range(3):
+            handler.call_event("on_batch_end", step=step)
+        threading._register_atexit(go.set)
+        tell("ready")
+        while True:
+            time.sleep(0.001)
+        """,
+    )
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    assert child.end().check(-signal.SIGINT).rows == numbers(3)
+
+
+def test_a_signal_handler_that_exits_during_the_drain_ends_it(tmp_path: Path) -> None:
+    child = Child(
+        tmp_path,
+        """
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        handlers = [CallbacksHandler([Rows(f"rows{n}", pause=0.2)], stall_timeout=100) for n in range(2)]
+        for step in range(1000):
+            for handler in handlers:
+                handler.call_event("on_batch_end", step=step)
+        def outlives():
+            threading.main_thread().join()
+            write_row("the thread")
+        threading.Thread(target=outlives).start()
+        while not os.path.exists("rows1"):
+            time.sleep(0.001)
+        tell_when_in("ready", "_drain")
+        """,
+    )
+    child.wait_for("ready")
+    child.send(signal.SIGTERM)
+    ended = child.end()
+    assert ended.seconds < 5
+    assert ended.rows == ["the thread"]
+    assert "ends the drain" in ended.err
+    ended.check(143)
+
+
+def test_ctrl_c_in_the_drain_of_a_normal_end_ends_by_the_signal(tmp_path: Path) -> None:
+    child = Child(
+        tmp_path,
+        """
+        import atexit
+        atexit.register(tell, "exit function")
+        handler = CallbacksHandler([Rows(pause=0.1)], stall_timeout=100)
+        for step in range(1000):
+            handler.call_event("on_batch_end", step=step)
+        tell_when_in("ready", "_drain")
+        """,
+    )
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    ended = child.end().check(-signal.SIGINT)
+    assert ended.seconds < 3
+    assert "KeyboardInterrupt ends the drain" in ended.err
+    assert "exit function" in ended.out
+
+
+@with_or_without
+def test_a_drain_that_ctrl_c_has_begun_and_that_takes_long_says_how_to_stop_it(tmp_path: Path, managed: bool) -> None:
+    child = Child(tmp_path, LOOP.format(callbacks="[Rows(pause=0.02)]", managed=managed, timeout=1.5))
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    ended = child.end().check(-signal.SIGINT)
+    assert re.search(r"^draining 1\d\d events for at most \S+ s; Ctrl-C again to stop$", ended.err, re.MULTILINE)
+    assert ended.err.count("draining") == 1
+    assert ended.err.count(" lost;") == 1, "one total"
+
+
+@with_or_without
+def test_a_drain_that_is_soon_over_says_nothing(tmp_path: Path, managed: bool) -> None:
+    child = Child(tmp_path, LOOP.format(callbacks="[Rows()]", managed=managed, timeout=20))
+    child.wait_for("ready")
+    child.send(signal.SIGINT)
+    assert "draining" not in child.end().check(-signal.SIGINT).err
