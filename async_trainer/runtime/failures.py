@@ -8,7 +8,7 @@ import traceback
 from collections import deque
 from dataclasses import replace
 
-from async_trainer.errors import LaneError
+from async_trainer.errors import AsyncTrainerError, LaneError
 from async_trainer.runtime.job import DISABLE_AFTER, Job
 from async_trainer.runtime.stats import Failure
 
@@ -34,7 +34,7 @@ class Failures:
     def record(self, job: Job, attempt: int, error: BaseException) -> None:
         """A job failed for good. The lane's thread, after the job is settled."""
         task, owner = job.task, job.task.owner
-        text = "".join(traceback.format_exception(error))
+        text = told(error)
         forget_frames(error)
         failure = Failure(owner.name, task.name, job.seq, attempt, task.where(job.payload), error, text)
         kind = (owner.name, task.name, type(error))
@@ -46,7 +46,8 @@ class Failures:
             if owner.on_error == "raise_at_end":
                 self._at_end = [*self._at_end, failure] if count == 1 else self._at_end
         owner.failures_in_a_row += 1
-        self._log(failure, count)
+        if not (first and isinstance(error, AsyncTrainerError) and str(error) == str(first.error)):  # ours, once
+            self._log(failure, count)
         if owner.on_error == "raise":
             raised = LaneError(str(failure))
             raised.__cause__ = error
@@ -66,7 +67,8 @@ class Failures:
         where = f", {failure.where}" if failure.where else ""
         context = f"event {failure.seq}{where}, attempt {failure.attempt}"
         if count == 1:
-            say(logging.ERROR, "%s.%s failed (%s):\n%s", failure.callback, failure.event, context, failure.traceback)
+            text = f"\n{failure.traceback}" if "Traceback (most" in failure.traceback else f" {failure.what}"
+            say(logging.ERROR, "%s.%s failed (%s):%s", failure.callback, failure.event, context, text)
         else:
             say(
                 logging.ERROR, "%s.%s has failed %d times, last (%s): %s",
@@ -90,6 +92,15 @@ class Failures:
         error = LaneError("\n".join(map(str, failures)))
         error.__cause__ = failures[0].error
         return error
+
+
+def told(error: BaseException) -> str:
+    """``error`` with its traceback; without it where that is of an error of ours, and holds no frame but ours."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = all(str(frame.f_globals.get("__name__")).startswith("async_trainer.") for frame in frames)
+    if isinstance(error, AsyncTrainerError) and error.__cause__ is None and ours:
+        return "".join(traceback.format_exception_only(error))
+    return "".join(traceback.format_exception(error))
 
 
 def say(level: int, message: str, *args: object) -> None:
