@@ -1,0 +1,206 @@
+"""MetricsLog: losses and metrics as rows of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from async_trainer.callback import Callback
+from async_trainer.callbacks.rows import FORMATS, RowFile
+from async_trainer.callbacks.values import metric_names, metric_value
+from async_trainer.errors import ConfigurationError
+from async_trainer.train.state import TrainerState
+
+if TYPE_CHECKING:
+    from async_trainer.routes import EventInfo
+
+
+def learning_rates(optimizers: Mapping[str, Any] | None) -> dict[str, float | Tensor]:
+    """``lr``; ``lr/<optimizer>`` where there are several; ``lr/<optimizer>/<group>`` where one has several groups.
+
+    Args:
+        optimizers: by name; or what this function has returned for them.
+    """
+    rates: dict[str, float | Tensor] = {}
+    for name, optimizer in (optimizers or {}).items():
+        if not isinstance(optimizer, Optimizer):
+            rates[name] = optimizer
+            continue
+        single = "lr" if len(optimizers or ()) == 1 else f"lr/{name}"
+        groups = optimizer.param_groups
+        for number, group in enumerate(groups):
+            rates[single if len(groups) == 1 else f"lr/{name}/{number}"] = group["lr"]
+    return rates
+
+
+class MetricsLog(Callback):
+    """Writes a row for each training batch, with its loss and learning rate, and one for each validation.
+
+    As JSON lines::
+
+        {"epoch": 1, "batch": 1, "step": 0, "loss": 0.693, "lr": 0.1}
+        {"epoch": 1, "step": 100, "validation/loss": 0.512, "validation/accuracy": 0.75}
+
+    As CSV, a line for each value, since batches and validations have different ones::
+
+        epoch,batch,step,name,value
+        1,1,0,loss,0.693
+        1,1,0,lr,0.1
+        1,,100,validation/loss,0.512
+
+    ``step`` is the number of optimization steps made before. A loss that is a dict gives ``loss/<key>`` for each of its
+    keys, and learning rates are told apart by optimizer (``lr/<optimizer>``) and group (``lr/<optimizer>/<group>``)
+    where there are several. What is not finite is written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``
+    in JSON, which has no such numbers, and as ``nan``, ``inf`` and ``-inf`` in CSV.
+
+    A row is in the file before its hook returns, and survives the end of the process, kill -9 included; it survives a
+    power cut after at most a second of training, at each validation, and whenever the callback's state is taken. A
+    reader that comes while a row is being written skips a last line that doesn't end in a newline. A training that
+    starts replaces the file; one that is resumed cuts off what was written after the state that it goes on from.
+
+    It runs in the background unless wrapped in ``inline()``: on its lane's thread.
+
+    Args:
+        path: a ``.jsonl`` or ``.csv`` file; its folders are made. Default: ``metrics.jsonl`` in the logs of the split
+            that is trained. A path that is given is replaced by each training, so splits would replace each other's.
+        every: write each ``every``-th training batch of the training only. Validations are all written.
+
+    Raises:
+        ConfigurationError: an argument that can't work; at the start of a training, no path and no ``Maps``.
+    """
+
+    background: ClassVar[Mapping[str, Any] | None] = {
+        "on_error": "raise_at_end",
+        "select": {"optimizers": learning_rates},  # else each batch would capture their whole state
+    }
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, every: int = 1) -> None:
+        if path is not None:
+            if not isinstance(path, (str, os.PathLike)):
+                raise ConfigurationError(f"MetricsLog: path must be a path, or None, not {path!r}")
+            path = Path(path)
+            if path.suffix not in FORMATS:
+                raise ConfigurationError(f"MetricsLog: path must end in {' or '.join(FORMATS)}, not {path.name!r}")
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ConfigurationError(f"MetricsLog: every must be a whole number of batches, 1 or more, not {every!r}")
+        self.path = path
+        self.every = every
+        self._file: RowFile | None = None
+        self._state = {"size": 0, "batches": 0}  # while no file is open: of the last training, or loaded
+        self._loaded = False
+        self._batches = 0
+        self._before = (0, 0)
+
+    def __repr__(self) -> str:
+        return f"<MetricsLog: {self._file.path if self._file else self.path}>"
+
+    def on_train_start(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
+        """Replace the file."""
+        self._close()
+        self._state = {"size": 0, "batches": 0}
+        self._file = RowFile(self._find(maps, state), size=0)
+        self._batches, self._loaded = 0, False
+
+    def on_resume(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
+        """Go on with the file, from :meth:`load_state_dict`, before or after this."""
+        self._close()
+        self._file = RowFile(self._find(maps, state), size=self._state["size"] if self._loaded else None)
+        self._batches, self._loaded = self._state["batches"] if self._loaded else 0, False
+
+    def _find(self, maps: Any, state: TrainerState | None) -> Path:
+        if self.path is not None:
+            return self.path
+        if not hasattr(maps, "split") or state is None or state.split_idx is None:
+            raise ConfigurationError(
+                "MetricsLog: path=None writes to the logs of the split that a Trainer trains, and this training brings "
+                "no maps with splits: give a path=, such as 'metrics.jsonl'"
+            )
+        logs: Path = maps.split(state.split_idx).logs
+        return logs / "metrics.jsonl"
+
+    def on_backward_step_start(
+        self,
+        *,
+        state: TrainerState,
+        loss: Any,
+        optimizers: Any = None,
+        event: EventInfo | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the row of a batch."""
+        file = self._begin(event)
+        self._batches += 1
+        if self._batches % self.every:
+            return
+        losses = {f"loss/{key}": value for key, value in loss.items()} if isinstance(loss, Mapping) else {"loss": loss}
+        values = {name: _number(name, value) for name, value in {**losses, **learning_rates(optimizers)}.items()}
+        file.write({"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}, values)
+
+    def on_validation_end(
+        self, *, state: TrainerState, metrics: Any, event: EventInfo | None = None, **kwargs: Any
+    ) -> None:
+        """Write the row of a validation."""
+        file = self._begin(event)
+        values = {f"validation/{name}": metric_value(metrics, name, "MetricsLog") for name in metric_names(metrics)}
+        file.write({"epoch": state.current_epoch, "step": state.optim_step}, values)
+        file.sync()
+
+    def _begin(self, event: EventInfo | None) -> RowFile:
+        """The file, as it was when this event came first: what a failed attempt wrote is cut off."""
+        if self._file is None:
+            raise RuntimeError("MetricsLog: no file is open: on_train_start or on_resume comes first")
+        if event is not None and event.attempt > 1:
+            size, self._batches = self._before
+            self._file.cut(size)
+        self._before = (self._file.size, self._batches)
+        return self._file
+
+    def on_train_end(self, **kwargs: Any) -> None:
+        """Close the file, synced."""
+        self._close()
+
+    def on_exception(self, **kwargs: Any) -> None:
+        """Close the file, synced."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._state = self.state_dict()
+        finally:
+            self._file.close()
+            self._file = None
+
+    def state_dict(self) -> dict[str, int]:
+        """``size``: bytes of the file up to here, synced; ``batches``: how many were counted for ``every``.
+
+        Raises:
+            OSError: they can't be synced.
+        """
+        if self._file is None:
+            return dict(self._state)
+        self._file.sync()
+        return {"size": self._file.size, "batches": self._batches}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Cut the file back to the state: at once, or when :meth:`on_resume` opens it."""
+        self._state = {"size": state_dict["size"], "batches": state_dict["batches"]}
+        if self._file is not None:
+            self._file.cut(self._state["size"])
+            self._batches = self._state["batches"]
+        else:
+            self._loaded = True
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value.item() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"MetricsLog: {name} must be a number, or a tensor of one, not {shape}") from error
