@@ -40,7 +40,8 @@ class Callback:
     """
 
     background: ClassVar[Mapping[str, Any] | None] = None
-    """Options for ``background()``; a class that sets them runs in the background unless wrapped in ``inline()``."""
+    """Options for ``background()``; a class that sets them runs in the background unless wrapped in ``inline()``. May be
+    a property, for options that depend on the instance."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """What this callback needs to go on after a resume. Runs where its hooks run."""
@@ -184,14 +185,14 @@ def as_record(callback: Any) -> Background | Inline:
     """What a handler does with ``callback``: as it is wrapped, else as its class says, else inline."""
     if isinstance(callback, (Background, Inline)):
         return callback
-    if getattr(type(callback), "background", None) is not None:
+    if _given_options(callback) is not None:
         return Background(callback, class_options(callback))
     return Inline(callback)
 
 
 def class_options(callback: Any) -> Options:
     """The options that the class of ``callback`` asks for, checked."""
-    given = getattr(type(callback), "background", None)
+    given = _given_options(callback)
     if given is None:
         return Options()
     if not isinstance(given, Mapping):
@@ -200,6 +201,12 @@ def class_options(callback: Any) -> Options:
             "an empty dict takes the defaults"
         )
     return merge_options(Options(), given, f"{label(callback)}.background")
+
+
+def _given_options(callback: Any) -> Any:
+    """Its class's ``background``; of a property, what it says of this instance: ``{"when": self.wanted}``."""
+    given = getattr(type(callback), "background", None)
+    return given.__get__(callback) if isinstance(given, property) else given
 
 
 def merge_options(base: Options, given: Mapping[str, Any], where: str) -> Options:
