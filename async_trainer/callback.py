@@ -40,8 +40,8 @@ class Callback:
     """
 
     background: ClassVar[Mapping[str, Any] | None] = None
-    """Options for ``background()``; a class that sets them runs in the background unless wrapped in ``inline()``. May be
-    a property, for options that depend on the instance."""
+    """Options for ``background()``; a class that sets them runs in the background unless wrapped in ``inline()``. May
+    be a property, for options that depend on the instance."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """What this callback needs to go on after a resume. Runs where its hooks run."""
