@@ -1,86 +1,59 @@
-"""The pool: the lanes of a handler, one lock, and the waits."""
+"""The pool: the lanes of a handler and their workers, from the start to the end."""
 
 from __future__ import annotations
 
 import contextvars
 import logging
-import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from async_trainer.errors import EventLostError, InsideHookError
-from async_trainer.runtime import exits
+from async_trainer.errors import InsideHookError
+from async_trainer.runtime import books, exits
 from async_trainer.runtime.barrier import Barrier
-from async_trainer.runtime.budget import Budget
-from async_trainer.runtime.failures import Failures, say
-from async_trainer.runtime.job import Job, Lease, Mark, Task
-from async_trainer.runtime.kept import Kept
+from async_trainer.runtime.failures import say
+from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.loop import LoopThread
-from async_trainer.runtime.placement import PLACEMENTS, Worker
-from async_trainer.runtime.slots import Slots
+from async_trainer.runtime.placement import PLACEMENTS
 from async_trainer.runtime.stats import LaneStats, Report, Waits
+from async_trainer.runtime.traffic import NEVER, TICK, Traffic, current_lane
 from async_trainer.runtime.waiters import Waiters, uninterrupted
+
+__all__ = ["Pool", "current_lane"]
 
 logger = logging.getLogger("async_trainer")
 clock = time.perf_counter
 
-current_lane: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("async_trainer_lane", default=None)
-"""The lane whose hook this is; None on the training thread. Tasks and threads that a hook starts inherit it."""
-
-new_tuple: Callable[..., Any] = tuple.__new__  # makes a NamedTuple in half the time
-NEVER = float("inf")
-LOST = "lost: the handler was closed"
-TURN = 0.005  # s: a lane that others wait for hands its slot over after that
-TICK = 0.001  # s: past a deadline, to find it over
 JOIN = 2.0  # s: for a worker that has nothing left to do to end
 QUIET = 0.5  # s: a drain that takes longer is told of
 LOOP_GRACE = 0.5  # s: for the loop to end, when no lane is left on it
 GRACE = 0.2  # s: for one that is inside a hook, but may come out: an async hook is cancelled, a backoff cut short
 
 
-class Pool:
-    """Runs lanes: pushes jobs to them, hands them out to the workers, and waits where waiting is due.
+class Pool(Traffic):
+    """Runs lanes: starts their workers, waits where waiting is due, ends them, and keeps the books.
 
-    One lock, held for decisions only: lanes, slots and budget decide, the pool does what they answer. It knows its
-    workers, and its workers it; nothing here knows the handler, so that a dropped handler drains and goes.
+    It knows its workers, and its workers it; nothing here knows the handler, so that a dropped handler drains and
+    goes. How events pass through is in ``traffic.py``.
     """
 
     def __init__(
         self, *, max_workers: int, max_bytes: int, stall_timeout: float, switch_interval: float | None,
         shutdown_timeout: float, synchronous: bool,
     ) -> None:  # fmt: skip
-        self.stall_timeout = stall_timeout
+        super().__init__(
+            max_workers=max_workers, max_bytes=max_bytes, stall_timeout=stall_timeout, synchronous=synchronous
+        )
         self.switch_interval = switch_interval
         self.shutdown_timeout = shutdown_timeout
-        self.synchronous = synchronous
-        self.failures = Failures()
-        self.kept = Kept()
-        self.lanes: dict[str, Lane] = {}
-        self.workers: dict[str, Worker] = {}
-        self.started = False
-        self.ending = False  # workers end when there is nothing left to do
-        self.closed = False
-        self.seq = 0  # events that reached a lane
-        self.pause = False  # a worker with jobs in hand should come back and ask: it is held, or over
-        self.crowded = False  # a lane waits for a slot
-        self.waited = dict.fromkeys(("queue", "budget", "fence", "flush"), 0.0)  # s
         self.loop = LoopThread(self)
-        self.next_check = NEVER  # s: when the watch looks again
+        self.started = False
+        self.told = False  # somebody was told what is lost
         self._context: contextvars.Context | None = None
         self._starting = threading.Lock()
-        self._lock = threading.RLock()  # else a garbage collection under it, that comes back to it, would hang
-        self._finalizers: deque[tuple[Sequence[tuple[Lane, Task]], Any]] = deque()  # what those have pushed
-        self._waiters = Waiters()
-        self._held = False
-        self._slots = Slots(max_workers if not synchronous else sys.maxsize)
-        self._budget = Budget(max_bytes)
-        self._told_lost = False
-        self.told = False  # somebody was told what is lost
 
     def __repr__(self) -> str:
         state = "ended" if self.closed else "ending" if self.ending else "running" if self.started else "not started"
@@ -125,179 +98,7 @@ class Pool:
                     worker.start(context.copy())
             self.started = True
 
-    # ------------------------------------------------------------------------------------- from the emitting thread
-
-    def push(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
-        """Put a job into each lane of ``targets``: into all at once, or after waiting for room into all at once."""
-        now = payload.at
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            self._push_soon(targets, payload)
-            return
-        if self.closed and current_lane.get() is None:  # what hooks emit while the lanes drain is taken
-            self._lose(targets, payload)
-            return
-        with self._lock:
-            for lane, _ in targets:
-                if lane.blocks(now):
-                    room = False
-                    break
-            else:
-                room = True
-                self._append(targets, payload, now, False)
-        if not room:
-            self._push_when_there_is_room(targets, payload)
-        self.run_synchronously()
-
-    def _push_soon(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
-        """A garbage collection in the middle of one of the pool's own decisions has run a ``__del__`` that logs, or
-        closes a proxied writer: this thread holds the lock, and must not decide anything in between."""
-        if payload.lease is not None:
-            payload.lease.lanes += 1
-        self._finalizers.append((targets, payload))
-        self.loop.call(lambda _: self._catch_up())
-
-    def _catch_up(self) -> None:
-        with self._lock:
-            while self._finalizers:
-                targets, payload = self._finalizers.popleft()
-                self._append(targets, payload, clock(), True)
-                self._release(payload.lease)
-
-    def _lose(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
-        with self._lock:
-            for lane, task in targets:
-                lane.lose()
-                error = EventLostError(f"{task.owner.name}.{task.name} was {LOST}")
-                task.settled(new_tuple(Job, (self.seq, task, payload)), None, error)
-        if not self._told_lost:
-            self._told_lost = True
-            task = targets[0][1]
-            logger.warning(
-                "%s for %s came after close(): it and what follows is lost, and counted", task.name, task.owner.name
-            )
-
-    def run_synchronously(self) -> None:
-        """In synchronous mode: handle what there is, here and now."""
-        if self.synchronous:
-            self._catch_up()
-            for worker in list(self.workers.values()):
-                worker.run()
-
-    def _push_when_there_is_room(self, targets: Sequence[tuple[Lane, Task]], payload: Any) -> None:
-        over = current_lane.get() is not None  # a hook that waited for lanes could wait for itself
-
-        def push(now: float) -> float | None:
-            with self._lock:
-                self._rouse_sleepers(now)
-                full = [lane.deadline for lane, _ in targets if lane.blocks(now)]
-                if full and not over:
-                    return min(full) - now + TICK
-                self._append(targets, payload, now, over)
-                return None
-
-        self.waited["queue"] += self._waiters.wait(push)
-
-    def _append(self, targets: Sequence[tuple[Lane, Task]], payload: Any, now: float, over: bool) -> None:
-        """Under the lock."""
-        lease: Lease | None = payload.lease
-        self.seq = seq = self.seq + 1
-        try:
-            for lane, task in targets:
-                if lease is not None:
-                    lease.lanes += 1
-                gone = lane.push(new_tuple(Job, (seq, task, payload)), over)
-                if gone is not None:
-                    self._gave_way(lane, gone)
-                if lane.idle:
-                    self._rouse(lane, now)
-        except BaseException:  # Ctrl-C between two lanes: count again who has it
-            if lease is not None:
-                lease.lanes = 1 + sum(lane.holds(payload) for lane, _ in targets)
-            raise
-
-    def _gave_way(self, lane: Lane, job: Job) -> None:
-        self._let_go(job, LOST if lane.closed else "dropped: the lane was full or stalled")
-
-    def _let_go(self, job: Job, fate: str) -> None:
-        self._release(job.payload.lease)
-        job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was {fate}"))
-        self._waiters.ring()
-
-    def _rouse(self, lane: Lane, now: float) -> None:
-        """Under the lock: wake the worker of ``lane``. Rung before it is no longer idle, so that no Ctrl-C in between
-        leaves a lane that sleeps and is never rung again; a bell rung twice does no harm."""
-        worker = self.workers.get(lane.name)
-        if worker is not None:
-            lane.deadline = now + self.stall_timeout
-            worker.ring()
-            lane.idle = False
-
-    def _rouse_sleepers(self, now: float) -> None:
-        """Under the lock, before waiting: a Ctrl-C between a push and its ring leaves a lane asleep with work to do."""
-        for lane in self.lanes.values() if not self._held else ():
-            if lane.idle and lane.busy:
-                self._rouse(lane, now)
-
-    def reserve(self, nbytes: int, *, essential: bool) -> Lease | None:
-        """Room in the budget for a snapshot of ``nbytes``, waiting for it. The emitting thread.
-
-        Returns:
-            None: the lanes that hold the budget have all stalled; the event is to be dropped. One that is
-            ``essential`` is admitted then.
-        """
-        over = current_lane.get() is not None  # a hook that waited for room could wait for itself
-        with self._lock:
-            if self._budget.fits(nbytes):
-                return self._budget.lease(nbytes)
-        lease: Lease | None = None
-        give_up = clock() + self.stall_timeout
-
-        def take(now: float) -> float | None:
-            nonlocal lease
-            with self._lock:
-                self._rouse_sleepers(now)
-                room = over or self._budget.fits(nbytes)
-                seconds = None if room else self._until_room(now, give_up)
-                if room or (seconds is None and essential):
-                    lease = self._budget.lease(nbytes)
-                return seconds
-
-        self.waited["budget"] += self._waiters.wait(take)
-        return lease
-
-    def _until_room(self, now: float, give_up: float) -> float | None:
-        """Under the lock: seconds after which to look for room again; None: who holds the budget has stalled."""
-        holders = [lane for lane in self.lanes.values() if lane.holds_room]
-        moving = [lane.deadline for lane in holders if not lane.stalled(now)]
-        if moving:
-            return min(moving) - now + TICK
-        # No lane has it: another thread is about to push what it has captured.
-        return TICK if not holders and now < give_up else None
-
-    def account(self, lease: Lease | None, nbytes: int) -> Lease:
-        """``nbytes`` were copied in fact: big parts inside a deep copy show only afterwards. The emitting thread."""
-        with self._lock:
-            if lease is None:
-                return self._budget.lease(nbytes)
-            self._budget.grow(lease, nbytes)
-            return lease
-
-    def release(self, lease: Lease) -> None:
-        """The emitting thread is done with ``lease``."""
-        with self._lock:
-            self._release(lease)
-
-    def _release(self, lease: Lease | None) -> None:
-        if lease is not None and self._budget.release(lease):
-            self.kept.add(lease.buffers)
-            lease.buffers = ()
-            self._waiters.ring()
-
-    def drop(self, targets: Sequence[tuple[Lane, Task]]) -> None:
-        """Count an event as dropped that there was no room to capture."""
-        with self._lock:
-            for lane, _ in targets:
-                lane.drop()
+    # -------------------------------------------------------------------------------------------------- while it runs
 
     def barrier(self, visits: Mapping[str, Callable[[], Any] | None], states: dict[str, Any]) -> Barrier:
         """A mark in every lane at once; each makes its visit of ``visits`` on its worker. Never waits."""
@@ -312,59 +113,6 @@ class Pool:
                     self._rouse(lane, now)
         self.run_synchronously()
         return barrier
-
-    # ------------------------------------------------------------------------------------------------- from a worker
-
-    def take(self, lane: Lane) -> Sequence[Job | None] | Mark | None:
-        """What ``lane`` does next. An empty list: sleep until rung; None: end."""
-        with self._lock:
-            if lane.slot and (not lane.busy or lane.abandoned or self._held or self.turn_is_over(lane)):
-                self._hand_over_slot(lane)
-            if lane.busy and not (lane.abandoned or self._held):
-                if not lane.slot and self._slots.acquire(lane):
-                    lane.turn = clock()
-                self.crowded = self._slots.wanted
-                return (lane.take() or []) if lane.slot else []
-            if self.ending and not self._held:
-                for job in lane.bury() if lane.abandoned else ():
-                    self._let_go(job, LOST)
-                lane.ended = True
-                return None
-            lane.idle = True
-            return []
-
-    def turn_is_over(self, lane: Lane) -> bool:
-        """Whether ``lane`` should let another have its slot, as one waits."""
-        return self.crowded and clock() - lane.turn > TURN
-
-    def _hand_over_slot(self, lane: Lane) -> None:
-        heir = self._slots.release(lane)
-        self.crowded = self._slots.wanted
-        if heir is not None:
-            heir.turn = clock()
-            heir.deadline = heir.turn + self.stall_timeout
-            self.workers[heir.name].ring()
-
-    def give_back(self, lane: Lane) -> None:
-        """``lane`` comes back with jobs in hand."""
-        with self._lock:
-            lane.give_back()
-
-    def settled(self, job: Job) -> None:
-        """A job is handled: its snapshot may go."""
-        if job.payload.lease is not None:
-            with self._lock:
-                self._release(job.payload.lease)
-
-    def tell(self) -> None:
-        """Something moved: wake the threads that wait for it. Cheap where there are none."""
-        self._waiters.ring()
-
-    def arm(self, deadline: float) -> None:
-        """Have the watch look at ``deadline``, unless it looks before."""
-        if deadline < self.next_check:
-            self.next_check = deadline
-            self.loop.look()
 
     def check(self) -> float:
         """The watch, on the pool's loop: lanes that stalled lose their slot. Returns seconds until the next look."""
@@ -391,8 +139,6 @@ class Pool:
                 "dropped, and counted, until it moves on", lane.name, what,
             )  # fmt: skip
         return self.next_check - now
-
-    # --------------------------------------------------------------------------------------------------- from anyone
 
     def wait(
         self, pending: Callable[[], Collection[Lane]], timeout: float | None, what: str
@@ -449,6 +195,8 @@ class Pool:
             now = clock()
             for lane in self.lanes.values():
                 self._rouse(lane, now)
+
+    # ------------------------------------------------------------------------------------------------------- the end
 
     def drain(self, timeout: float | None, cause: BaseException | None = None) -> tuple[str, ...]:
         """Wait until the lanes are empty or stalled: the names of those that are stalled.
@@ -559,32 +307,17 @@ class Pool:
     def report(self, stalled: tuple[str, ...] = ()) -> Report:
         """The books, summed over the lanes."""
         with self._lock:
-            lanes = self.lanes.values()
-            return Report(
-                delivered=sum(lane.delivered for lane in lanes),
-                failed=sum(lane.failed for lane in lanes),
-                dropped=sum(lane.dropped for lane in lanes),
-                lost=sum(lane.lost for lane in lanes),
-                errors=self.failures.kinds,
-                stalled=stalled,
-            )
+            return books.report(self.lanes.values(), self.failures.kinds, stalled)
 
     def describe(self, report: Report) -> str:
-        """``report``, and which lanes have lost what, and who may yet come out of a hook that is counted as lost."""
-        lost = [f"{lane.name} {lane.lost}" for lane in self.lanes.values() if lane.lost]
-        inside = [lane.name for lane in self.lanes.values() if lane.hung]
-        parts = [str(report)]
-        if lost:
-            parts.append(f"lost by lane: {', '.join(lost)}")
-        if inside:
-            parts.append(f"still inside a hook: {', '.join(inside)}")
-        return "; ".join(parts)
+        """``report``, which lanes have lost what, and who is still inside a hook."""
+        return books.describe(self.lanes.values(), report)
 
     def lane_stats(self) -> dict[str, LaneStats]:
         """The books, lane by lane, all at one moment."""
         now = clock()
         with self._lock:
-            return {lane.name: lane_stats(lane, now) for lane in self.lanes.values()}
+            return {lane.name: books.lane_stats(lane, now) for lane in self.lanes.values()}
 
     @property
     def waits(self) -> Waits:
@@ -610,23 +343,3 @@ class Pool:
         self._told_lost = True
         for lane in self.lanes.values():
             lane.abandon()
-
-
-def lane_stats(lane: Lane, now: float) -> LaneStats:
-    """The books of one lane; the pool's lock is held."""
-    job = None if lane.abandoned else lane.running
-    oldest = None if lane.abandoned else lane.oldest
-    return LaneStats(
-        delivered=lane.delivered,
-        failed=lane.failed,
-        dropped=lane.dropped,
-        lost=lane.lost,
-        queued=0 if lane.abandoned else lane.waiting,
-        running=job.task.name if job else None,
-        seconds=now - lane.started if job else 0.0,
-        age=now - oldest.payload.at if oldest else 0.0,
-        over_limit=lane.over_limit,
-        stalled=lane.stalled(now),
-        placement=lane.placement,
-        size=lane.size,
-    )
