@@ -105,11 +105,12 @@ def _attach(
 
 
 def _check_options(callback: Any, hooks: Mapping[str, Hook], options: Options, events: Collection[str]) -> None:
-    for event in options.every or ():
-        if event not in events:
-            raise ConfigurationError(
-                f"{label(callback)}: every={{{event!r}: ...}}: there is no such event{suggestion(event, events)}"
-            )
+    for option, asked in (("every", options.every), ("when", options.when)):
+        for event in asked if isinstance(asked, Mapping) else ():
+            if event not in events:
+                raise ConfigurationError(
+                    f"{label(callback)}: {option}={{{event!r}: ...}}: there is no such event{suggestion(event, events)}"
+                )
     named = {name for hook in hooks.values() for name in hook.names}
     catches_all = any(hook.catches_all for hook in hooks.values())
     for argument, function in (options.select or {}).items():

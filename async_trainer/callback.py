@@ -68,7 +68,7 @@ class BackgroundOptions(TypedDict, total=False):
     backoff: float
     timeout: float | None
     every: Mapping[str, int] | None
-    when: Callable[..., bool] | None
+    when: Callable[..., bool] | Mapping[str, Callable[..., bool]] | None
     select: Mapping[str, Callable[[Any], Any] | None] | None
 
 
@@ -86,7 +86,7 @@ class Options:
     backoff: float = 0.1
     timeout: float | None = None
     every: Mapping[str, int] | None = None
-    when: Callable[..., bool] | None = None
+    when: Callable[..., bool] | Mapping[str, Callable[..., bool]] | None = None
     select: Mapping[str, Callable[[Any], Any] | None] | None = None
 
 
@@ -136,7 +136,7 @@ def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Backgroun
             evaluation); counted before ``when``.
         when: called on the training thread with the live arguments of the event, and with those that the start of the
             run brought, as keywords: ``lambda step, **_: step > 100``. Where it returns False the event is not
-            captured for this callback.
+            captured for this callback. ``{"on_epoch_end": function}`` asks it for that event only.
         select: what to capture in place of an argument: ``{"output": fn}`` captures ``fn(output)``, called on the
             training thread with the live value; ``{"model": None}`` captures nothing, and the hook gets None.
 
@@ -266,6 +266,8 @@ def _check_option(where: str, option: str, value: Any) -> None:
 def _when_problem(value: Any) -> str | None:
     if value is None:
         return None
+    if isinstance(value, Mapping):
+        return next((problem for one in value.values() if (problem := _when_problem(one) or _none_problem(one))), None)
     if not callable(value):
         return f"must be callable (it is called with the event's arguments), not {value!r}"
     if inspect.iscoroutinefunction(value):
@@ -277,6 +279,10 @@ def _when_problem(value: Any) -> str | None:
     if any(one.kind is one.POSITIONAL_ONLY and one.default is one.empty for one in parameters):
         return f"must take keywords, such as lambda step, **_: step > 100, not {value!r}"
     return None
+
+
+def _none_problem(value: Any) -> str | None:
+    return "must be callable, not None" if value is None else None
 
 
 def _mapping_problem(value: Any, fits: Callable[[Any], bool], wanted: str) -> str | None:

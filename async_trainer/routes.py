@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ class HookTask:
         self.essential = hook.event in ONCE_PER_RUN
         self.where_called = f"{owner.name}.{hook.event}"
         self.every = (options.every or {}).get(hook.event)
-        self.when = options.when
+        self.when = options.when.get(hook.event) if isinstance(options.when, Mapping) else options.when
         self.select = options.select or {}
         self._counts: dict[str, int] = {}
 
