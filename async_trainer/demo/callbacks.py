@@ -12,9 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from async_trainer import Callback, TrainerState
+from async_trainer import Callback, MetricsHandler, TrainerState
 from async_trainer.demo.figure import draw_epoch
 from async_trainer.demo.store import Store
+
+
+def last_values(metrics: Mapping[str, float] | MetricsHandler) -> Mapping[str, float]:
+    """The metrics of this validation: the plain loop has them in a dict, the Trainer in a MetricsHandler."""
+    return metrics if isinstance(metrics, Mapping) else metrics.last
 
 
 class MetricsLog(Callback):
@@ -37,8 +42,10 @@ class MetricsLog(Callback):
     def on_backward_step_start(self, *, state: TrainerState, loss: Tensor, **kwargs: Any) -> None:
         self._write({"epoch": state.current_epoch, "batch": state.current_train_batch, "loss": loss.item()})
 
-    def on_validation_end(self, *, state: TrainerState, metrics: Mapping[str, float], **kwargs: Any) -> None:
-        self._write({"epoch": state.current_epoch, **metrics})
+    def on_validation_end(
+        self, *, state: TrainerState, metrics: Mapping[str, float] | MetricsHandler, **kwargs: Any
+    ) -> None:
+        self._write({"epoch": state.current_epoch, **last_values(metrics)})
 
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._file is None:

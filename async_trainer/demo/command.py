@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="the round trip to the checkpoint store, in ms (default: 120)",
     )
+    parser.add_argument("--trainer", action="store_true", help="have a Trainer run the loop, not the demo's own")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,7 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise MissingExtraError(f"the demo needs {', '.join(missing)}: pip install 'async_trainer[demo]'")
     from async_trainer.demo.demo import run_demo
 
-    fine = run_demo(arguments.output, epochs=arguments.epochs, seed=arguments.seed, latency=arguments.latency)
+    fine = run_demo(
+        arguments.output,
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        latency=arguments.latency,
+        trainer=arguments.trainer,
+    )
     return 0 if fine else 1
 
 

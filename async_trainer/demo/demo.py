@@ -24,7 +24,7 @@ MOST_THREADS = 4
 """Of torch, in both runs: fewer where that would leave no core to the callbacks; more don't help so small a net."""
 
 
-def run_demo(output: Path, *, epochs: int, seed: int, latency: float) -> bool:
+def run_demo(output: Path, *, epochs: int, seed: int, latency: float, trainer: bool = False) -> bool:
     """Train inline and in the background, and print how that went.
 
     Args:
@@ -32,6 +32,7 @@ def run_demo(output: Path, *, epochs: int, seed: int, latency: float) -> bool:
         epochs: of each run.
         seed: of the data split, the initial weights and the training.
         latency: seconds of the store's round trip.
+        trainer: whether a Trainer runs the loop, and not the demo's own.
 
     Returns:
         Whether both runs did the same and nothing was lost.
@@ -44,15 +45,15 @@ def run_demo(output: Path, *, epochs: int, seed: int, latency: float) -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads - 1, MOST_THREADS)))
     try:
-        return _run(console, output, epochs=epochs, seed=seed, latency=latency)
+        return _run(console, output, epochs=epochs, seed=seed, latency=latency, trainer=trainer)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(console: Console, output: Path, *, epochs: int, seed: int, latency: float) -> bool:
+def _run(console: Console, output: Path, *, epochs: int, seed: int, latency: float, trainer: bool) -> bool:
     digits = load_digits(seed=seed)
     net = make_net(seed=seed)
-    setup = Setup(digits=digits, epochs=epochs, seed=seed, latency=latency)
+    setup = Setup(digits=digits, epochs=epochs, seed=seed, latency=latency, trainer=trainer)
     _introduce(console, setup, net)
     _warm_up(digits, copy.deepcopy(net))
 
@@ -72,7 +73,7 @@ def _introduce(console: Console, setup: Setup, net: nn.Module) -> None:
     console.print(
         f"Handwritten digits: {len(setup.digits.training):,} to train on, {len(setup.digits.held_out)} held out; "
         f"a convolutional net of {parameters:,} parameters, on {_count(torch.get_num_threads(), 'CPU thread')}; "
-        f"{_count(setup.epochs, 'epoch')}, seed {setup.seed}.\n"
+        f"{_count(setup.epochs, 'epoch')}, seed {setup.seed}; {'a Trainer' if setup.trainer else 'a plain loop'}.\n"
         "Each batch: TensorBoard, and a metrics log that fsyncs. Each epoch: a figure, and a checkpoint (also each "
         f"{CHECKPOINT_EVERY} steps) to {setup.store(Path())} (a local directory, slowed down by just that).\n",
         highlight=False,

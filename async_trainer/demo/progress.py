@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from async_trainer import Callback, TrainerState
+from async_trainer import Callback, MetricsHandler, TrainerState
+from async_trainer.demo.callbacks import last_values
 
 LINES = 6
 """How many lines a run prints where there is no terminal."""
@@ -57,8 +58,10 @@ class Bar(Callback):
         if state.stage == "training":
             self._progress.advance(self._task)
 
-    def on_validation_end(self, *, state: TrainerState, metrics: Mapping[str, float], **kwargs: Any) -> None:
-        note = f"epoch {state.current_epoch} of {state.num_epochs}, accuracy {metrics['accuracy']:.1%}"
+    def on_validation_end(
+        self, *, state: TrainerState, metrics: Mapping[str, float] | MetricsHandler, **kwargs: Any
+    ) -> None:
+        note = f"epoch {state.current_epoch} of {state.num_epochs}, accuracy {last_values(metrics)['accuracy']:.1%}"
         self._progress.update(self._task, note=note)
 
     def on_train_end(self, **kwargs: Any) -> None:
@@ -81,9 +84,13 @@ class Lines(Callback):
         self._started = time.perf_counter()
         return self
 
-    def on_validation_end(self, *, state: TrainerState, metrics: Mapping[str, float], **kwargs: Any) -> None:
+    def on_validation_end(
+        self, *, state: TrainerState, metrics: Mapping[str, float] | MetricsHandler, **kwargs: Any
+    ) -> None:
         if state.current_epoch == state.num_epochs or state.current_epoch % -(-state.num_epochs // LINES) == 0:
-            self._say(f"epoch {state.current_epoch} of {state.num_epochs}, accuracy {metrics['accuracy']:.1%}")
+            self._say(
+                f"epoch {state.current_epoch} of {state.num_epochs}, accuracy {last_values(metrics)['accuracy']:.1%}"
+            )
 
     def finish(self) -> None:
         self._say("done, all files written")

@@ -20,6 +20,7 @@ from async_trainer.demo.loop import train
 from async_trainer.demo.progress import RunProgress
 from async_trainer.demo.store import Store
 from async_trainer.demo.timing import StepTimes, Stopwatch
+from async_trainer.demo.with_trainer import train_with_trainer
 from async_trainer.errors import LaneError
 from async_trainer.runtime.stats import Stats
 
@@ -36,6 +37,8 @@ class Setup:
     seed: int
     latency: float
     """Seconds of the store's round trip."""
+    trainer: bool = False
+    """Whether a Trainer runs the loop, and not the demo's own."""
 
     def store(self, folder: Path) -> Store:
         """The store of a run that writes to ``folder``."""
@@ -82,7 +85,7 @@ def run_inline(setup: Setup, net: nn.Module, folder: Path, progress: RunProgress
     handler = CallbacksHandler([inline(callback) for callback in (steps, progress.start(), *callbacks)])
     with handler:
         writer = stopwatch.target("tensorboard", make_writer(folder))
-        accuracy = _train(setup, net, handler, writer)
+        accuracy = _train(setup, net, handler, writer, folder)
     wall = time.perf_counter() - start
     progress.finish()
     return Run(
@@ -115,7 +118,7 @@ def run_background(setup: Setup, net: nn.Module, folder: Path, progress: RunProg
     )
     with suppress(LaneError), handler:  # raised at the end where a checkpoint failed: the report shows it
         writer = handler.proxy(make_writer(folder), name="tensorboard")
-        accuracy = _train(setup, net, handler, writer)
+        accuracy = _train(setup, net, handler, writer, folder)
     wall = time.perf_counter() - start
     progress.finish()
     stats = handler.stats()
@@ -150,11 +153,16 @@ def make_writer(folder: Path) -> Any:
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def _train(setup: Setup, net: nn.Module, handler: CallbacksHandler, writer: Any) -> float:
+def _train(setup: Setup, net: nn.Module, handler: CallbacksHandler, writer: Any, folder: Path) -> float:
     try:
+        if setup.trainer:
+            return train_with_trainer(
+                net, setup.digits, handler, writer, epochs=setup.epochs, seed=setup.seed, maps=folder / "maps"
+            )
         return train(net, setup.digits, handler, writer, epochs=setup.epochs, seed=setup.seed)
     except BaseException as exception:
-        handler.call_event(Event.EXCEPTION, exception=exception)
+        if not setup.trainer:  # which tells them itself
+            handler.call_event(Event.EXCEPTION, exception=exception)
         raise
     finally:
         writer.close()

@@ -67,6 +67,11 @@ class MetricsHandler:
         return pd.DataFrame(self._rows) if self._rows else pd.DataFrame(columns=list(self.names))
 
     @property
+    def last(self) -> dict[str, Any]:
+        """The values of the last evaluation, by metric; empty before the first."""
+        return {name: value for name, value in self._rows[-1].items() if name != EPOCH} if self._rows else {}
+
+    @property
     def detailed_df(self) -> pd.DataFrame:
         """A row per sample of the last evaluation, or of the one under way."""
         frames = [pd.DataFrame(columns) for columns in self._details]

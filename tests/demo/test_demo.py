@@ -33,10 +33,10 @@ class Demo(NamedTuple):
     folder: Path
 
 
-def run_demo(folder: Path) -> Demo:
+def run_demo(folder: Path, *options: str) -> Demo:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        status = cli.main(["demo", "--epochs", "1", "--latency", "0", "--output", str(folder)])
+        status = cli.main(["demo", "--epochs", "1", "--latency", "0", "--output", str(folder), *options])
     return Demo(status, output.getvalue().splitlines(), folder)
 
 
@@ -153,3 +153,17 @@ def test_ctrl_c_ends_it_with_a_line(tmp_path: Path) -> None:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error == "async-trainer demo: stopped by Ctrl-C\n"
+
+
+def test_a_trainer_runs_it_too_and_arrives_at_the_same_weights(demo: Demo, tmp_path: Path) -> None:
+    trained = run_demo(tmp_path / "out", "--trainer")
+    assert trained.status == 0, trained.lines
+    assert re.fullmatch(r"inline [\d.]+ s, background [\d.]+ s, identical weights, 0 lost", trained.lines[-1])
+    assert "a Trainer" in " ".join(trained.lines[:4])
+    for run in ("inline", "background"):
+        ours = torch.load(demo.folder / run / "store" / "epoch-001.pt", weights_only=True)["model"]
+        theirs = torch.load(trained.folder / run / "maps/split-0/checkpoints/final.pt", weights_only=True)["weights"]
+        for name, weight in ours.items():
+            assert torch.equal(weight, theirs[f"net.{name}"]), name
+        log = (trained.folder / run / "metrics.jsonl").read_text()
+        assert log == (demo.folder / run / "metrics.jsonl").read_text()
