@@ -16,8 +16,10 @@ from async_trainer import Callback, MetricsHandler, TrainerState
 from async_trainer.demo.figure import draw_epoch
 from async_trainer.demo.store import Store
 
+Metrics = Mapping[str, float] | MetricsHandler
 
-def last_values(metrics: Mapping[str, float] | MetricsHandler) -> Mapping[str, float]:
+
+def last_values(metrics: Metrics) -> Mapping[str, float]:
     """The metrics of this validation: the plain loop has them in a dict, the Trainer in a MetricsHandler."""
     return metrics if isinstance(metrics, Mapping) else metrics.last
 
@@ -42,9 +44,7 @@ class MetricsLog(Callback):
     def on_backward_step_start(self, *, state: TrainerState, loss: Tensor, **kwargs: Any) -> None:
         self._write({"epoch": state.current_epoch, "batch": state.current_train_batch, "loss": loss.item()})
 
-    def on_validation_end(
-        self, *, state: TrainerState, metrics: Mapping[str, float] | MetricsHandler, **kwargs: Any
-    ) -> None:
+    def on_validation_end(self, *, state: TrainerState, metrics: Metrics, **kwargs: Any) -> None:
         self._write({"epoch": state.current_epoch, **last_values(metrics)})
 
     def _write(self, row: Mapping[str, Any]) -> None:
