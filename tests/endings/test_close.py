@@ -100,6 +100,7 @@ def test_what_ends_after_close_gave_up_is_counted_as_delivered_and_the_threads_g
     emit(handler, 50)
     held.entered.wait()
     assert handler.close(timeout=0.05).lost == 50
+    assert not handler._pool.loop.alive, "the loop has a grace of its own, whatever the hook has used up"
     assert handler._pool in exits.open_pools(), "the exit must know that somebody is inside a hook"
     held.go.set()
     until(lambda: set(threading.enumerate()) <= before, "threads are left")
