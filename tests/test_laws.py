@@ -31,9 +31,9 @@ class Everything(Callback):
         self.rows.append((state.current_epoch, total(batch[0])))
 
     def on_backward_step_start(self, *, loss: torch.Tensor, model: Any, optimizers: Any) -> None:
-        model[1].train()(torch.rand(4, 8, generator=torch.Generator().manual_seed(1)))  # its own BatchNorm statistics
+        model.network[1].train()(torch.rand(4, 8, generator=torch.Generator().manual_seed(1)))  # its own BatchNorm statistics
         states = optimizers["optimizer"].state_dict()["state"]
-        self.rows.append((loss.item(), total(model[1].running_mean), len(states)))
+        self.rows.append((loss.item(), total(model.network[1].running_mean), len(states)))
 
     def on_optimization_step_end(self, *, model: Any, optimizers: Any, event: Any) -> None:
         self.rows.append((event.seq, [total(p) for p in model.parameters()]))
@@ -61,7 +61,7 @@ def train(directory: Path, callbacks: list[Any], **settings: Any) -> tuple[Any, 
         rehearsal.train(handler)
     handler.close().raise_for_errors()
     weights = {name: tensor.clone() for name, tensor in rehearsal.model.state_dict().items()}
-    momentum = [state["momentum_buffer"].clone() for state in rehearsal.optimizer.state.values()]
+    momentum = [state["momentum_buffer"].clone() for state in rehearsal.optimizers["optimizer"].state.values()]
     rng = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
     return weights, momentum, rng
 

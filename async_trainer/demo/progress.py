@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from async_trainer import Callback, MetricsHandler, TrainerState
-from async_trainer.demo.callbacks import last_values
+from async_trainer import Callback, TrainerState
+from async_trainer.demo.callbacks import Metrics, last_values
 
 LINES = 6
 """How many lines a run prints where there is no terminal."""
@@ -58,9 +58,7 @@ class Bar(Callback):
         if state.stage == "training":
             self._progress.advance(self._task)
 
-    def on_validation_end(
-        self, *, state: TrainerState, metrics: Mapping[str, float] | MetricsHandler, **kwargs: Any
-    ) -> None:
+    def on_validation_end(self, *, state: TrainerState, metrics: Metrics, **kwargs: Any) -> None:
         note = f"epoch {state.current_epoch} of {state.num_epochs}, accuracy {last_values(metrics)['accuracy']:.1%}"
         self._progress.update(self._task, note=note)
 
@@ -84,9 +82,7 @@ class Lines(Callback):
         self._started = time.perf_counter()
         return self
 
-    def on_validation_end(
-        self, *, state: TrainerState, metrics: Mapping[str, float] | MetricsHandler, **kwargs: Any
-    ) -> None:
+    def on_validation_end(self, *, state: TrainerState, metrics: Metrics, **kwargs: Any) -> None:
         if state.current_epoch == state.num_epochs or state.current_epoch % -(-state.num_epochs // LINES) == 0:
             self._say(
                 f"epoch {state.current_epoch} of {state.num_epochs}, accuracy {last_values(metrics)['accuracy']:.1%}"

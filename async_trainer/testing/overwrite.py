@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.state import TrainerState
 
 Undo = Callable[[], None]
@@ -42,6 +43,10 @@ def _overwrite(value: Any) -> Iterator[Undo]:
         before = dict(vars(value))
         vars(value).update(dict.fromkeys(before, -1))
         yield lambda: vars(value).update(before)
+    elif isinstance(value, MetricsHandler):
+        results = {name: vars(value)[name] for name in ("_rows", "_details", "_seen")}
+        vars(value).update(_rows=[dict.fromkeys(value.names, -1.0)], _details=[], _seen=-1)
+        yield lambda: vars(value).update(results)
     elif isinstance(value, pd.DataFrame):
         yield _overwrite_frame(value)
     elif isinstance(value, dict):

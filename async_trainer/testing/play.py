@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from async_trainer.events import Event
 from async_trainer.handler import CallbacksHandler
 from async_trainer.runtime.stats import Report
+from async_trainer.train import loop
+from async_trainer.train.config import ComputationalConfig, OptimizationConfig
+from async_trainer.train.maps import Maps
+from async_trainer.train.metrics import MetricsHandler
+from async_trainer.train.model import SupervisedModel
+from async_trainer.train.run import TrainingRun
+from async_trainer.train.split import Split
 from async_trainer.train.state import TrainerState
 
 BATCH_SIZE = 4
@@ -25,13 +30,6 @@ VALIDATION_BATCHES = 2
 
 Fire = Callable[..., None]
 """Called as ``fire(event, **arguments)``; by default the handler's ``call_event``."""
-
-
-@dataclass(frozen=True)
-class Maps:
-    """The directory of a rehearsal's run."""
-
-    path: Path
 
 
 def play(callback: Any, epochs: int = 2, batches: int = 3, *, directory: str | Path | None = None) -> Report:
@@ -60,7 +58,7 @@ def play(callback: Any, epochs: int = 2, batches: int = 3, *, directory: str | P
 
 
 class Rehearsal:
-    """A training of a tiny model (linear, BatchNorm, dropout, linear; SGD with momentum) that can be interrupted.
+    """The Trainer's loop on a tiny model (linear, BatchNorm, dropout, linear; SGD with momentum), to be interrupted.
 
     Deterministic, and without a trace in the global random generators. The calling thread runs it.
     """
@@ -68,21 +66,17 @@ class Rehearsal:
     def __init__(self, directory: Path, epochs: int = 2, batches: int = 3) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 2))
-            samples = BATCH_SIZE * batches
-            data = TensorDataset(torch.randn(samples, 3), torch.randn(samples, 2))
-            held_out = TensorDataset(
-                torch.randn(BATCH_SIZE * VALIDATION_BATCHES, 3), torch.randn(BATCH_SIZE * VALIDATION_BATCHES, 2)
-            )
+            network = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 2))
+            self.split = Split(0, _samples(batches), _samples(VALIDATION_BATCHES), batch_size=BATCH_SIZE, shuffle=False)
             self._rng = torch.get_rng_state()
-        self.loader: DataLoader[Any] = DataLoader(data, batch_size=BATCH_SIZE)
-        self.validation: DataLoader[Any] = DataLoader(held_out, batch_size=BATCH_SIZE)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
-        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        self.metrics: dict[str, float] = {}
+        self.model = SupervisedModel(network, nn.MSELoss(), partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+        self.optimizers = self.model.build_optimizers()
+        self.optimization = OptimizationConfig(num_epochs=epochs)
+        self.computational = ComputationalConfig(device="cpu")
+        self.metrics = MetricsHandler()
+        self.metrics.add_losses(self.model.get_loss_functions())
         self.state = TrainerState(num_epochs=epochs, split_idx=0)
         self.maps = Maps(directory)
-        self._always = {"model": self.model, "maps": self.maps, "state": self.state}
 
     def train(self, handler: CallbacksHandler, *, until: int | None = None, fire: Fire | None = None) -> None:
         """Train from where it is to the end of epoch ``until`` (None: of the last).
@@ -92,75 +86,43 @@ class Rehearsal:
             until: the epoch to stop after, as an interruption would: without ``on_train_end``.
             fire: called in place of ``handler.call_event``.
         """
-        call = fire or handler.call_event
         state = self.state
         state.called = "train"
-        start = Event.TRAIN_START if state.current_epoch == 0 else Event.RESUME
-        call(
-            start,
-            **self._always,
-            split=SimpleNamespace(index=0, train=self.loader, validation=self.validation),
-            optimizers={"optimizer": self.optimizer},
-            grad_scaler=self.scaler,
-            optimization=SimpleNamespace(num_epochs=state.num_epochs, accumulation_steps=1, evaluation_interval=1),
-            metrics=self.metrics,
+        call = fire or handler.call_event
+
+        def call_event(event: Event, **arguments: Any) -> None:
+            call(event, **arguments)
+            if event == Event.EPOCH_END and state.current_epoch == until:
+                state.should_stop = True
+
+        run = TrainingRun(
+            self.model, self.maps, state, call_event, self.computational, self.metrics,
+            optimization=self.optimization, optimizers=self.optimizers,
+            train_loader=self.split.train_loader, val_loader=self.split.val_loader,
+        )  # fmt: skip
+        run.call(
+            Event.TRAIN_START if state.current_epoch == 0 else Event.RESUME,
+            split=self.split,
+            optimizers=run.optimizers,
+            grad_scaler=run.grad_scaler,
+            optimization=run.optimization,
+            metrics=run.metrics,
             callbacks=handler,
-            computational=SimpleNamespace(device="cpu", seed=0),
+            computational=run.computational,
         )
+        state.should_stop = False
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._rng)
-            while state.current_epoch < (until or state.num_epochs):
-                self._epoch(call)
+            loop.train(run)
             self._rng = torch.get_rng_state()
-        if until is None or until >= state.num_epochs:
-            call(Event.TRAIN_END, **self._always)
+        if state.current_epoch == state.num_epochs:
+            run.call(Event.TRAIN_END)
 
     def fork(self) -> Rehearsal:
         """A copy that goes on from here, as a training does that is resumed; for a ``fire`` at ``on_epoch_end``."""
         self._rng = torch.get_rng_state()
         return copy.deepcopy(self)
 
-    def _epoch(self, call: Fire) -> None:
-        state, always = self.state, self._always
-        state.current_epoch += 1
-        state.stage, state.current_train_batch, state.num_train_batches = "training", 0, len(self.loader)
-        self.model.train()
-        call(Event.EPOCH_START, **always)
-        for batch in self.loader:
-            state.current_train_batch += 1
-            call(Event.BATCH_START, **always, batch=batch)
-            call(Event.FORWARD_STEP_START, **always, batch=batch)
-            loss = nn.functional.mse_loss(self.model(batch[0]), batch[1])
-            call(Event.BACKWARD_STEP_START, **always, loss=loss, grad_scaler=self.scaler)
-            loss.backward()  # type: ignore[no-untyped-call]
-            call(Event.BACKWARD_STEP_END, **always)
-            steps = {"optimizers": {"optimizer": self.optimizer}, "grad_scaler": self.scaler}
-            call(Event.OPTIMIZATION_STEP_START, **always, **steps)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            state.optim_step += 1
-            call(Event.OPTIMIZATION_STEP_END, **always, **steps)
-            call(Event.BATCH_END, **always)
-        self._validate(call)
-        call(Event.EPOCH_END, **always)
 
-    def _validate(self, call: Fire) -> None:
-        state, always = self.state, self._always
-        state.stage, state.current_val_batch, state.num_val_batches = "evaluation", 0, len(self.validation)
-        self.model.eval()
-        call(Event.VALIDATION_START, **always, dataloader=self.validation, metrics=self.metrics)
-        frames = []
-        for batch in self.validation:
-            state.current_val_batch += 1
-            call(Event.BATCH_START, **always, batch=batch)
-            call(Event.EVALUATION_STEP_START, **always, batch=batch)
-            with torch.no_grad():
-                output = {"prediction": self.model(batch[0]), "target": batch[1]}
-            call(Event.METRICS_COMPUTATION_START, **always, output=output, metrics=self.metrics)
-            errors = (output["prediction"] - output["target"]).square().mean(dim=1)
-            frame = pd.DataFrame({"sample": [f"sample-{n}" for n in range(len(errors))], "mse": errors.numpy()})
-            call(Event.METRICS_COMPUTATION_END, **always, detailed_metrics_df=frame)
-            frames.append(frame)
-            call(Event.BATCH_END, **always)
-        self.metrics["mse"] = float(pd.concat(frames)["mse"].mean())
-        call(Event.VALIDATION_END, **always, metrics=self.metrics)
+def _samples(batches: int) -> TensorDataset:
+    return TensorDataset(torch.randn(BATCH_SIZE * batches, 3), torch.randn(BATCH_SIZE * batches, 2))

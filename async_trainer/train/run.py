@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from async_trainer.events import Event
-from async_trainer.handler import CallbacksHandler
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
 from async_trainer.train.maps import Maps
 from async_trainer.train.metrics import MetricsHandler
@@ -28,29 +26,15 @@ class Run:
     model: Model
     maps: Maps
     state: TrainerState
-    callbacks: CallbacksHandler
+    fire: Callable[..., None]
+    """``CallbacksHandler.call_event``."""
     computational: ComputationalConfig
     metrics: MetricsHandler
     termination: Termination = field(default_factory=Termination)
 
     def call(self, event: Event, **arguments: Any) -> None:
         """Fire ``event``."""
-        self.callbacks.call_event(event, model=self.model, maps=self.maps, state=self.state, **arguments)
-
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Within it an error is told to the callbacks before it leaves; without one, the lanes are waited for.
-
-        Raises:
-            LaneError: the run was fine, but a callback whose output must not be missed has failed.
-        """
-        try:
-            yield
-        except BaseException as error:
-            self.call(Event.EXCEPTION, exception=error)
-            self.callbacks.drain()
-            raise
-        self.callbacks.finish()
+        self.fire(event, model=self.model, maps=self.maps, state=self.state, **arguments)
 
 
 @dataclass

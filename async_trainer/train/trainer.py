@@ -20,7 +20,8 @@ from async_trainer.handler import CallbacksHandler
 from async_trainer.train import loop
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
 from async_trainer.train.maps import Maps, SplitMaps
-from async_trainer.train.metrics import SAMPLE, MetricsHandler, read_tsv, save_tsv
+from async_trainer.train.metric import SAMPLE
+from async_trainer.train.metrics import MetricsHandler, read_tsv, save_tsv
 from async_trainer.train.model import Model
 from async_trainer.train.run import Run, TrainingRun, count, reset
 from async_trainer.train.signals import termination
@@ -191,10 +192,10 @@ class Trainer:
         run_metrics.reset(results=True)
         with termination() as asked, computational.applied(), self._recorded(folder, split, computational, run_metrics):
             run = TrainingRun(
-                self.model, self.maps, self.state, self.callbacks, computational, run_metrics, asked,
+                self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics, asked,
                 optimization=self.optimization, train_loader=split.train_loader, val_loader=split.val_loader,
             )  # fmt: skip
-            with run.guarded():
+            with self._guarded(run):
                 self._prepare(run)
                 run.call(
                     Event.TRAIN_START,
@@ -203,7 +204,7 @@ class Trainer:
                     grad_scaler=run.grad_scaler,
                     optimization=run.optimization,
                     metrics=run.metrics,
-                    callbacks=run.callbacks,
+                    callbacks=self.callbacks,
                     computational=computational,
                 )
                 loop.train(run)
@@ -227,6 +228,17 @@ class Trainer:
         folder = self.maps.split(run.state.split_idx or 0)
         about = {"epoch": run.state.current_epoch, "optim_step": run.state.optim_step}
         save_weights(folder.checkpoints / "final.pt", self.model.state_dict(), about)
+
+    @contextmanager
+    def _guarded(self, run: Run) -> Iterator[None]:
+        """Within it an error is told to the callbacks before it leaves; without one, the lanes are waited for."""
+        try:
+            yield
+        except BaseException as error:
+            run.call(Event.EXCEPTION, exception=error)
+            self.callbacks.drain()
+            raise
+        self.callbacks.finish()
 
     @contextmanager
     def _recorded(
@@ -289,8 +301,8 @@ class Trainer:
         rows = []
         for name, path in paths.items():
             self.state.called, self.state.split_idx = "validate", split_idx
-            run = Run(self.model, self.maps, self.state, self.callbacks, computational, run_metrics)
-            with computational.applied(), run.guarded():
+            run = Run(self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics)
+            with computational.applied(), self._guarded(run):
                 self._load(path, name)
                 self._to_device(computational)
                 loop.begin_validation(run, dataloader)
@@ -299,7 +311,7 @@ class Trainer:
                     dataloader=dataloader,
                     model_checkpoint=name,
                     metrics=run.metrics,
-                    callbacks=run.callbacks,
+                    callbacks=self.callbacks,
                     computational=computational,
                 )
                 loop.evaluate(run, dataloader)
@@ -346,8 +358,8 @@ class Trainer:
         _check_loader(dataloader)
         self._groups[group_name] = dataloader
         self.state.called, self.state.split_idx = "test", None
-        run = Run(self.model, self.maps, self.state, self.callbacks, computational, run_metrics)
-        with computational.applied(), run.guarded():
+        run = Run(self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics)
+        with computational.applied(), self._guarded(run):
             self._load(path, model_checkpoint)
             self._to_device(computational)
             loop.begin_test(run, dataloader)
@@ -357,7 +369,7 @@ class Trainer:
                 model_checkpoint=model_checkpoint,
                 metrics=run.metrics,
                 group_name=group_name,
-                callbacks=run.callbacks,
+                callbacks=self.callbacks,
                 computational=computational,
             )
             loop.evaluate(run, dataloader)

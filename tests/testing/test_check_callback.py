@@ -45,13 +45,13 @@ class Log(Callback):
 
     def on_optimization_step_end(self, *, model: Any, optimizers: Any) -> None:
         momentum = optimizers["optimizer"].state_dict()["state"][0]["momentum_buffer"]
-        self.write(float(model[0].weight.detach().sum()), float(momentum.sum()))
+        self.write(float(model.network[0].weight.detach().sum()), float(momentum.sum()))
 
     def on_metrics_computation_end(self, *, detailed_metrics_df: Any) -> None:
-        self.write(*detailed_metrics_df["mse"])
+        self.write(*detailed_metrics_df["loss"])
 
     def on_validation_end(self, *, metrics: Mapping[str, float]) -> None:
-        self.write(metrics["mse"])
+        self.write(metrics.get_metric_value("loss"))
 
     def state_dict(self) -> dict[str, Any]:
         return {"offset": self.offset}
