@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import suggestion
 
+SAMPLE = "sample"
 _ALIASES = {"input": "preds"}  # torch's losses call predictions "input"
 
 
@@ -61,7 +63,7 @@ class Function(Metric):
         self._sum, self._samples = 0.0, 0
 
     def update(self, output: Mapping[str, Any], size: int) -> Tensor:
-        values = torch.as_tensor(self._function(**self._parameters.of(output))).detach()
+        values = self._tensor(self._function(**self._parameters.of(output)))
         if values.dim() == 0:
             return values.expand(size)
         if len(values) != size:
@@ -69,7 +71,21 @@ class Function(Metric):
                 f"metric {self.name}: it returned {len(values)} values for a batch of {size} samples; return one for "
                 "each, or a single one for all"
             )
-        return values.flatten(1).double().mean(1) if values.dim() > 1 else values
+        return values.flatten(1).to(wide(values.device)).mean(1) if values.dim() > 1 else values
+
+    def _tensor(self, returned: Any) -> Tensor:
+        if isinstance(returned, np.ndarray):
+            returned = np.ascontiguousarray(returned).reshape(returned.shape)  # torch takes no negative strides
+        try:
+            values = torch.as_tensor(returned).detach()
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"metric {self.name}: it must return numbers, one for each sample or a single one for all, not "
+                f"{type(returned).__name__}: {error}"
+            ) from error
+        if values.is_complex():
+            raise ConfigurationError(f"metric {self.name}: it must return real numbers, not {values.dtype}")
+        return values
 
     def count(self, values: np.ndarray[Any, Any]) -> None:
         self._sum += float(values.sum())
@@ -87,6 +103,8 @@ class Stateful(Metric):
         self._metric = metric
         many = hasattr(metric, "items") and callable(metric.items)  # a MetricCollection: each takes what it names
         self._parameters = None if many else Parameters(name, metric.update)
+        self._counted = False
+        self._device: torch.device | None = None
 
     def fresh(self) -> Stateful:
         metric = copy.deepcopy(self._metric)
@@ -95,23 +113,24 @@ class Stateful(Metric):
 
     def reset(self) -> None:
         self._metric.reset()
+        self._counted = False
 
     def update(self, output: Mapping[str, Any], size: int) -> None:
-        device = next((value.device for value in output.values() if isinstance(value, Tensor)), None)
-        if device is not None and getattr(self._metric, "device", device) != device:
+        # Its **kwargs are for those that it wraps, of which none takes the samples' names.
+        known = {name: value for name, value in output.items() if name != SAMPLE}
+        taken = known if self._parameters is None else self._parameters.of(known)
+        devices = {value.device for value in taken.values() if isinstance(value, Tensor)}
+        device = next(iter(devices - {torch.device("cpu")}), torch.device("cpu"))
+        if devices and device != self._device and callable(getattr(self._metric, "to", None)):
             self._metric.to(device)
-        if self._parameters is None:
-            self._metric.update(**output)
-        else:
-            self._metric.update(**self._parameters.of(output))
+            self._device = device
+        self._metric.update(**taken)
+        self._counted = True
 
     def compute(self) -> dict[str, Any]:
-        value = self._metric.compute()
-        if isinstance(value, Mapping):
-            return {f"{self.name}_{key}": _number(part) for key, part in value.items()}
-        if isinstance(value, Tensor) and value.numel() > 1:
-            return {f"{self.name}_{place}": part for place, part in enumerate(value.detach().flatten().tolist())}
-        return {self.name: _number(value)}
+        if not self._counted:  # some would raise, some say 0
+            return {self.name: float("nan")}
+        return _columns(self.name, self._metric.compute())
 
 
 class Parameters:
@@ -133,6 +152,10 @@ class Parameters:
                 f"metric {metric}: {function!r} has parameters without a name; wrap it: lambda preds, target: ..."
             )
         self._all = any(one.kind is kinds.VAR_KEYWORD for one in parameters)
+        if not (named or self._all) and any(one.kind is kinds.VAR_POSITIONAL for one in parameters):
+            raise ConfigurationError(
+                f"metric {metric}: {function!r} names no parameter; wrap it: lambda preds, target: ..."
+            )
         self._required = [one.name for one in named if one.default is kinds.empty]
         self._optional = [one.name for one in named if one.default is not kinds.empty]
 
@@ -162,17 +185,39 @@ def is_stateful(metric: Any) -> bool:
 
 
 def per_sample_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """``loss`` as a function of ``preds`` and ``target``, with a value per sample if it has a ``reduction``."""
-    if getattr(loss, "reduction", None) in ("mean", "sum"):
+    """``loss`` as a function of ``preds`` and ``target``, with a value per sample if it has a ``reduction``.
+
+    A loss that sums has for each sample the sum over its elements; one that averages, their mean. Class weights, and
+    classes to ignore, count in each sample's value: the samples are averaged alike, where torch would divide by the sum
+    of the weights.
+    """
+    # Its own attribute, for what wraps a loss (torch.compile) would switch it off in the loss that trains.
+    reduction = getattr(loss, "__dict__", {}).get("reduction")
+    if reduction in ("mean", "sum"):
         loss = copy.copy(loss)  # a module's copy shares its buffers, which go to the device with the model
         loss.reduction = "none"  # type: ignore[attr-defined]
     unreduced = loss
 
     def compute(preds: Any, target: Any) -> Any:
-        return unreduced(preds, target)
+        values = unreduced(preds, target)
+        return values.flatten(1).sum(1) if reduction == "sum" and values.dim() > 1 else values
 
     return compute
 
 
-def _number(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+def wide(device: torch.device) -> torch.dtype:
+    """The widest floats of ``device``."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _columns(name: str, value: Any) -> dict[str, Any]:
+    """``value``, however nested, as numbers by column: a part's key, or its place, is added to the name."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        value = value.item() if math.prod(value.shape) == 1 else value.tolist()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, (list, tuple)):
+        parts = dict(enumerate(value)).items()
+    else:
+        return {name: value.item() if isinstance(value, np.generic) else value}
+    return {column: number for key, part in parts for column, number in _columns(f"{name}_{key}", part).items()}

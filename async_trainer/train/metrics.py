@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,10 +17,10 @@ from async_trainer.errors import ConfigurationError, StandInError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.snapshot import Scope, Sealed, capture
 from async_trainer.suggest import suggestion
-from async_trainer.train.metric import Function, Metric, Stateful, is_stateful, per_sample_loss
+from async_trainer.train.metric import SAMPLE as SAMPLE
+from async_trainer.train.metric import Function, Metric, Stateful, is_stateful, per_sample_loss, wide
 
 EPOCH = "epoch"
-SAMPLE = "sample"
 _RESERVED = (EPOCH, SAMPLE)
 
 
@@ -36,8 +37,9 @@ class MetricsHandler:
     Args:
         **metrics: by name. A function of what the evaluation step returned, by its parameters' names, with a value per
             sample, shape (n,) or (n, ...), or one value for the batch; over an evaluation they are averaged, each
-            sample alike. Or what has ``update``, ``compute`` and ``reset`` (a ``torchmetrics.Metric`` or
-            ``MetricCollection``): it has no value per sample.
+            sample alike (torch's losses are such functions: their ``input`` is ``preds``). Or what has ``update``,
+            ``compute`` and ``reset`` (a ``torchmetrics.Metric`` or ``MetricCollection``): it has no value per sample,
+            and if it computes several, each has a column: ``f1_0``, ``f1_1``.
 
     In the background it comes as a read-only view, as of the event.
 
@@ -45,9 +47,8 @@ class MetricsHandler:
         ConfigurationError: a metric that is neither, or has a name that the frames use otherwise.
     """
 
-    def __init__(self, **metrics: Any) -> None:
+    def __init__(self, /, **metrics: Any) -> None:
         self._metrics: dict[str, Metric] = {}
-        self._given: dict[str, Any] = {}
         self._rows: list[dict[str, Any]] = []
         self._details: list[dict[str, Any]] = []
         self._seen = 0
@@ -77,19 +78,18 @@ class MetricsHandler:
         frames = [pd.DataFrame(columns) for columns in self._details]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[SAMPLE, *self.names])
 
-    def add_metrics(self, **metrics: Any) -> None:
-        """Add metrics; as for the constructor.
+    def add_metrics(self, /, **metrics: Any) -> None:
+        """Add metrics; as for the constructor. All, or none if one is refused.
 
         Raises:
             ConfigurationError: as for the constructor; or there is one of that name.
         """
-        for name, metric in metrics.items():
+        for name in metrics:
             if name in self._metrics:
                 raise ConfigurationError(f"metrics: there is a metric {name!r} already")
             if name in _RESERVED:
                 raise ConfigurationError(f"metrics: {name!r} is a column of the frames already; give another name")
-            self._metrics[name] = _metric(name, metric)
-            self._given[name] = metric
+        self._metrics = {**self._metrics, **{name: _metric(name, metric) for name, metric in metrics.items()}}
 
     def add_losses(self, losses: Mapping[str, Callable[..., Any]]) -> None:
         """Add the loss functions of a model, but those whose name a metric has: functions of ``preds`` and ``target``,
@@ -108,7 +108,6 @@ class MetricsHandler:
         for name in names:
             self._check(name)
         made = MetricsHandler()
-        made._given = {name: self._given[name] for name in names}
         made._metrics = {name: self._metrics[name].fresh() for name in names}
         return made
 
@@ -152,7 +151,7 @@ class MetricsHandler:
         row: dict[str, Any] = {}
         for metric in self._metrics.values():
             row |= metric.compute()
-        self._rows = [*self._rows, row if epoch is None else {EPOCH: epoch, **row}]
+        self._rows = [*self._rows, {**row} if epoch is None else {EPOCH: epoch, **row}]
         return row
 
     def get_metric_value(self, metric: str, epoch: int | None = None) -> float:
@@ -212,8 +211,23 @@ def save_tsv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def read_tsv(path: Path) -> pd.DataFrame:
-    """What :func:`save_tsv` wrote."""
-    return pd.read_csv(path, sep="\t", float_precision="round_trip")
+    """What :func:`save_tsv` wrote. Samples that are no whole numbers are strings: ``"007"`` stays what it is."""
+    try:
+        header = pd.read_csv(path, sep="\t", nrows=0)
+    except pd.errors.EmptyDataError:  # of no metrics
+        return pd.DataFrame()
+    absent = {str(column): ["nan"] for column in header if column != SAMPLE}
+    frame: pd.DataFrame = pd.read_csv(
+        path, sep="\t", float_precision="round_trip", dtype={SAMPLE: str},
+        keep_default_na=False, na_values=absent,
+    )  # fmt: skip
+    if SAMPLE in frame and all(_is_number(text) for text in frame[SAMPLE]):
+        frame[SAMPLE] = [int(text) for text in frame[SAMPLE]]
+    return frame
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) is not None
 
 
 def _metric(name: str, metric: Any) -> Metric:
@@ -247,7 +261,13 @@ def _samples(output: Mapping[str, Any], seen: int, size: int) -> Any:
     named = output.get(SAMPLE)
     if named is None:
         return np.arange(seen, seen + size)
-    return named.tolist() if isinstance(named, (torch.Tensor, np.ndarray)) else list(named)
+    names = named.tolist() if isinstance(named, (torch.Tensor, np.ndarray)) else named
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        names = [names]
+    names = [*names]
+    if len(names) != size:
+        raise ConfigurationError(f"evaluation_step named {len(names)} samples in a batch of {size}")
+    return names
 
 
 def _to_host(values: dict[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
@@ -255,13 +275,15 @@ def _to_host(values: dict[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]
         return {}
     devices = {value.device for value in values.values()}
     device = next(iter(devices - {torch.device("cpu")}), torch.device("cpu"))
-    wide = torch.float32 if device.type == "mps" else torch.float64
-    stacked = torch.stack([value.to(device, wide) for value in values.values()]).cpu().double().numpy()
+    dtype = wide(device)
+    stacked = torch.stack([value.to(device, dtype) for value in values.values()]).cpu().double().numpy()
     return {name: stacked[place].copy() for place, name in enumerate(values)}
 
 
 class MetricsView(MetricsHandler):
     """A :class:`MetricsHandler` as a background hook sees it: the results, as of the event."""
+
+    _view_of = MetricsHandler  # for keep()
 
     def _read_only(self, *_: Any, **__: Any) -> NoReturn:
         raise StandInError(
@@ -275,10 +297,10 @@ class MetricsView(MetricsHandler):
 class SealedMetrics(Sealed):
     """The results at an event. The lists are only ever added to, or replaced: a length is enough to remember."""
 
-    __slots__ = ("details", "length", "metrics", "rows", "seen")
+    __slots__ = ("details", "length", "names", "rows", "seen")
 
     def __init__(self, live: MetricsHandler) -> None:
-        self.metrics = live._metrics
+        self.names = live.names
         self.rows = live._rows
         self.details = live._details
         self.length = len(live._details)
@@ -288,8 +310,7 @@ class SealedMetrics(Sealed):
         view: MetricsView = scope.opened.get(self) or object.__new__(MetricsView)
         if self not in scope.opened:
             view.__dict__.update(
-                _metrics=dict.fromkeys(self.metrics),
-                _given={},
+                _metrics=dict.fromkeys(self.names),
                 _rows=[dict(row) for row in self.rows],
                 _details=self.details[: self.length],
                 _seen=self.seen,
