@@ -82,28 +82,37 @@ class Maps:
         Raises:
             ConfigurationError: there is one already, or the directory holds something else.
         """
-        stale: Path | None = None
+        content = {"format": FORMAT, **config}
+        if self.exists:
+            self._check_ours()
+            if not overwrite:
+                raise ConfigurationError(
+                    f"maps: {self.path} is the directory of an earlier Trainer; Trainer.from_maps(...) goes on "
+                    "with it, overwrite=True deletes it, and all that is in it"
+                )
+            _replace(self.path.resolve(), content)
+            return
         if self.path.exists():
             if not self.path.is_dir():
                 raise ConfigurationError(f"maps: {self.path} is a file, not a directory")
-            if self.exists:
-                if not overwrite:
-                    raise ConfigurationError(
-                        f"maps: {self.path} is the directory of an earlier Trainer; Trainer.from_maps(..., model=...) goes "
-                        "on with it, overwrite=True deletes it, and all that is in it"
-                    )
-                stale = self.path.with_name(f".{self.path.name}.replaced-{os.getpid()}")
-            elif any(self.path.iterdir()):
+            if any(not _is_partial(path) for path in self.path.iterdir()):
                 raise ConfigurationError(
                     f"maps: {self.path} holds files that no Trainer has written; give a directory that is new or empty"
                 )
-        if stale is not None:
-            self.path.replace(stale)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.config, {"format": FORMAT, **config})
+        write_json(self.config, content)
         sync_folder(self.path.parent)
-        if stale is not None:
-            shutil.rmtree(stale)
+
+    def _check_ours(self) -> None:
+        """Other programs have a ``maps.json`` too: what they have written is not deleted."""
+        try:
+            config = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError:
+            config = None
+        if not isinstance(config, dict) or "format" not in config:
+            raise ConfigurationError(
+                f"maps: no Trainer has written {self.config}; give a directory that is new or empty"
+            )
 
     def read(self) -> dict[str, Any]:
         """What is in ``maps.json``.
@@ -113,7 +122,7 @@ class Maps:
         """
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             what = "holds no maps.json" if self.path.is_dir() else "does not exist"
             raise ConfigurationError(f"maps: {self.path} {what}: it is no directory of a Trainer") from None
         except ValueError as error:
@@ -139,11 +148,11 @@ class Maps:
         Raises:
             ConfigurationError: there is none of that name; tells those that there are.
         """
-        match = re.fullmatch(r"split-(\d+)_(.+)", name)
+        match = re.fullmatch(r"split-(\d+)_(.+)", str(name))
         there = [f"split-{index}_{one}" for index in self.splits for one in self.split(index).checkpoint_names]
         if not match or name not in there:
             raise ConfigurationError(
-                f"model_checkpoint={name!r}: there is no such checkpoint in {self.path}{suggestion(name, there)}; "
+                f"model_checkpoint={name!r}: there is no such checkpoint in {self.path}{suggestion(str(name), there)}; "
                 f"there {_are(there)}"
             )
         return self.split(int(match[1])).checkpoint(match[2])
@@ -209,7 +218,7 @@ class SplitMaps:
                 return path
         there = self.checkpoint_names
         raise ConfigurationError(
-            f"model_checkpoint={name!r}: split {self.index} has no such checkpoint{suggestion(name, there)}; "
+            f"model_checkpoint={name!r}: split {self.index} has no such checkpoint{suggestion(str(name), there)}; "
             f"there {_are(there)}"
         )
 
@@ -232,6 +241,29 @@ class SplitMaps:
         except ValueError as error:
             raise ConfigurationError(f"{self.config} is damaged: {error}") from error
         return config
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    """Put a directory with that ``maps.json`` alone where another one is. Interrupted between two renames, the old one
+    is whole, under its other name; it is deleted by the next replacement."""
+    made, stale = (path.with_name(f".{path.name}.{what}") for what in ("made", "replaced"))
+    for leftover in (made, stale):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    write_json(made / "maps.json", content)
+    path.replace(stale)
+    try:
+        made.replace(path)
+    except BaseException:
+        stale.replace(path)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(stale)
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether it is what a killed process has left of a ``maps.json``."""
+    return path.name.startswith(".maps.json.") and path.name.endswith(".partial")
 
 
 def _are(names: object) -> str:
