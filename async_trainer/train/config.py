@@ -116,7 +116,7 @@ class ComputationalConfig(_Config):
             device = torch.device(name)
         except (RuntimeError, TypeError):
             device = None
-        if device is None or str(device) not in there:
+        if device is None or not (device.type == "cpu" or str(device) in there):
             raise ConfigurationError(f"device={name!r}: there is no such device here; there are: {', '.join(there)}")
 
     @property

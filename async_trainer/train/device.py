@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -20,25 +21,26 @@ def to_device(batch: Any, computational: ComputationalConfig) -> Any:
 
 def _move(value: Any, device: torch.device, memory_format: torch.memory_format) -> Any:
     if isinstance(value, Tensor):
+        waits = device.type == "cpu"  # nothing would say when the values are there
         if value.dim() == 4 and memory_format is torch.channels_last:
-            return value.to(device, non_blocking=True, memory_format=memory_format)
-        return value.to(device, non_blocking=True)
+            return value.to(device, non_blocking=not waits, memory_format=memory_format)
+        return value.to(device, non_blocking=not waits)
+    if callable(getattr(value, "to", None)) and not isinstance(value, type):
+        moved = value.to(device)  # a PackedSequence, which is a tuple too, leaves its lengths on the CPU
+        return value if moved is None else moved
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_move(part, device, memory_format) for part in value))
     if isinstance(value, (list, tuple)):
         return type(value)([_move(part, device, memory_format) for part in value])
-    if callable(getattr(value, "to", None)):
-        return value.to(device)
     if isinstance(value, Mapping):
-        moved = {key: _move(part, device, memory_format) for key, part in value.items()}
-        return moved if type(value) is dict else _like(value, moved)
+        parts = {key: _move(part, device, memory_format) for key, part in value.items()}
+        return parts if type(value) is dict else _like(value, parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        moved = {
-            field.name: _move(getattr(value, field.name), device, memory_format)
-            for field in dataclasses.fields(value)
-            if field.init
-        }
-        return dataclasses.replace(value, **moved)
+        rebuilt = copy.copy(value)  # what it does when it is made, it has done
+        for field in dataclasses.fields(value):
+            part = getattr(value, field.name)
+            object.__setattr__(rebuilt, field.name, _move(part, device, memory_format))
+        return rebuilt
     return value
 
 

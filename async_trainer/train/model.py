@@ -102,12 +102,16 @@ class SupervisedModel(Model):
             raise ConfigurationError(f"network must be a torch.nn.Module, not {network!r}")
         if not callable(loss):
             raise ConfigurationError(f"loss must be a function of predictions and targets, not {loss!r}")
+        if isinstance(loss, type):
+            raise ConfigurationError(
+                f"loss must be a function of predictions and targets: {loss.__name__}(), an instance"
+            )
         if isinstance(optimizer, Optimizer) or not callable(optimizer):
             raise ConfigurationError(
                 "optimizer must be a function that makes one of the parameters, such as "
                 f"`lambda params: torch.optim.Adam(params, lr=1e-3)`: each training gets a new one; not {optimizer!r}"
             )
-        if isinstance(keys, str) or len(keys) != 2:
+        if not isinstance(keys, (tuple, list)) or len(keys) != 2:
             raise ConfigurationError(f"keys must be a pair of names, of the input and of the target, not {keys!r}")
         self.network = network
         self.loss = loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -80,16 +80,20 @@ class Split:
             )
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
         bounds = [size * number // n_splits for number in range(n_splits + 1)]
-        for index in range(n_splits):
+
+        def fold(index: int) -> Split:
             start, end = bounds[index], bounds[index + 1]
-            train, val = order[:start] + order[end:], order[start:end]
-            yield cls(index, Subset(dataset, train), Subset(dataset, val), **loader)
+            return cls(index, Subset(dataset, order[:start] + order[end:]), Subset(dataset, order[start:end]), **loader)
+
+        return map(fold, range(n_splits))  # checked now, made when asked for
 
 
 def _is_dataset(data: Any) -> bool:
     if isinstance(data, DataLoader):
         return False
-    return isinstance(data, Dataset) or (hasattr(data, "__getitem__") and not isinstance(data, (list, tuple, str)))
+    return isinstance(data, Dataset) or (
+        hasattr(data, "__getitem__") and not isinstance(data, (list, tuple, str, bytes, Mapping, type))
+    )
 
 
 def _loader(name: str, data: Any, options: dict[str, Any]) -> Iterable[Any]:
@@ -100,7 +104,12 @@ def _loader(name: str, data: Any, options: dict[str, Any]) -> Iterable[Any]:
             return DataLoader(data, **options)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"{name}: no DataLoader can be made with {options}: {error}") from error
-    if isinstance(data, str) or not isinstance(data, Iterable):
+    if isinstance(data, Mapping):
+        raise ConfigurationError(
+            f"{name} must be a dataset, or a loader that gives batches, not a mapping; one of its parts? "
+            f"{', '.join(map(repr, data))}"
+        )
+    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
         raise ConfigurationError(f"{name} must be a dataset, or a loader that gives batches, not {data!r}")
     if isinstance(data, Iterator):
         raise ConfigurationError(
@@ -117,7 +126,10 @@ def _unshuffled(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(data: Any) -> str:
-    return f"{len(data)} batches" if isinstance(data, Sized) else "None" if data is None else "? batches"
+    try:
+        return "None" if data is None else f"{len(data)} batches"
+    except TypeError:  # a DataLoader has a length only if its dataset has one
+        return "? batches"
 
 
 capture.register(Split)(lambda split: split)
