@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -101,9 +101,3 @@ def count(loader: Iterable[Any]) -> int:
         return len(loader) if isinstance(loader, Sized) else 0
     except TypeError:  # a DataLoader of a dataset without a length
         return 0
-
-
-def reset(state: TrainerState) -> None:
-    """Set ``state`` to before any run."""
-    for one in fields(state):
-        setattr(state, one.name, one.default)

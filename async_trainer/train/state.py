@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from async_trainer.errors import StandInError
@@ -32,6 +32,12 @@ class TrainerState:
     num_val_batches: int = 0
     current_test_batch: int = 0
     num_test_batches: int = 0
+
+
+def reset(state: TrainerState) -> None:
+    """Set ``state`` to before any run."""
+    for one in fields(state):
+        setattr(state, one.name, one.default)
 
 
 class FrozenTrainerState(TrainerState):

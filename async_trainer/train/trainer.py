@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
-import torch
 
-import async_trainer
 from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event
-from async_trainer.files.atomic import write_json
 from async_trainer.files.weights import load_weights, save_weights
 from async_trainer.handler import CallbacksHandler
 from async_trainer.train import loop
+from async_trainer.train.arguments import (
+    as_computational,
+    as_maps,
+    as_metrics,
+    as_optimization,
+    check_loader,
+    check_split,
+)
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
-from async_trainer.train.maps import Maps, SplitMaps
-from async_trainer.train.metric import SAMPLE
-from async_trainer.train.metrics import MetricsHandler, read_tsv, save_tsv
+from async_trainer.train.maps import Maps
+from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Model
-from async_trainer.train.run import Run, TrainingRun, count, reset
+from async_trainer.train.records import describe, recorded, recorded_computational, save_results
+from async_trainer.train.run import Run, TrainingRun
 from async_trainer.train.signals import termination
 from async_trainer.train.split import Split
-from async_trainer.train.state import TrainerState
+from async_trainer.train.state import TrainerState, reset
 
 
 class Trainer:
@@ -64,8 +69,8 @@ class Trainer:
     ) -> None:
         if not isinstance(overwrite, bool):
             raise ConfigurationError(f"overwrite must be True or False, not {overwrite!r}")
-        self._set_up(_maps(maps), model, metrics, optimization, callbacks)
-        self.maps.create(self._description(), overwrite=overwrite)
+        self._set_up(as_maps(maps), model, metrics, optimization, callbacks)
+        self.maps.create(describe(self.model, self.metrics, self.optimization), overwrite=overwrite)
         self._initialized()
 
     @classmethod
@@ -90,18 +95,18 @@ class Trainer:
         Raises:
             ConfigurationError: there is no such directory, or something is missing that can't be read back.
         """
-        maps = _maps(path)
-        recorded = maps.read()
+        maps = as_maps(path)
+        found = maps.read()
         if model is None:
             raise ConfigurationError(
                 f"model: weights are read back, but not the code; give from_maps(..., model=...) one like the "
-                f"{recorded['model']} that was trained there"
+                f"{found['model']} that was trained there"
             )
         if optimization is None:
-            optimization = OptimizationConfig.from_dict(recorded["optimization"])
+            optimization = OptimizationConfig.from_dict(found["optimization"])
         trainer = cls.__new__(cls)
         trainer._set_up(maps, model, metrics, optimization, callbacks)
-        missing = [name for name in recorded["metrics"] if name not in trainer.metrics.names]
+        missing = [name for name in found["metrics"] if name not in trainer.metrics.names]
         if missing and metrics is None:
             raise ConfigurationError(
                 f"metrics: functions can't be read back; give from_maps(..., metrics={{...}}) these: "
@@ -111,17 +116,11 @@ class Trainer:
         return trainer
 
     def _set_up(self, maps: Maps, model: Any, metrics: Any, optimization: Any, callbacks: Any) -> None:
-        if not isinstance(model, Model):
-            hint = "wrap it: SupervisedModel(network, loss, optimizer)" if isinstance(model, torch.nn.Module) else ""
-            raise ConfigurationError(
-                f"model must be a Model, not a {type(model).__name__}" + (f"; {hint}" * bool(hint))
-            )
-        if optimization is not None and not isinstance(optimization, OptimizationConfig):
-            raise ConfigurationError(f"optimization must be an OptimizationConfig, not {optimization!r}")
+        check_model(model)
         self.maps = maps
         self.model = model
-        self.optimization = optimization or OptimizationConfig()
-        self.metrics = _metrics(metrics)
+        self.optimization = as_optimization(optimization)
+        self.metrics = as_metrics(metrics)
         self.metrics.add_losses(model.get_loss_functions())
         self.callbacks = callbacks if isinstance(callbacks, CallbacksHandler) else CallbacksHandler(callbacks or ())
         self.state = TrainerState()
@@ -174,9 +173,8 @@ class Trainer:
             LaneError: the training is done, but a callback whose output must not be missed has failed.
             BaseException: what the model, the data or an inline callback raised; ``on_exception`` has told it.
         """
-        if not isinstance(split, Split):
-            raise ConfigurationError(f"split must be a Split: Split(0, train, val, batch_size=32); not {split!r}")
-        computational = _computational(computational)
+        check_split(split)
+        computational = as_computational(computational)
         run_metrics = self.metrics if metrics is None else self.metrics.subset(metrics)
         self.maps.read()
         folder = self.maps.split(split.index)
@@ -190,7 +188,11 @@ class Trainer:
         self.state.called, self.state.split_idx = "train", split.index
         self.state.num_epochs = self.optimization.num_epochs
         run_metrics.reset(results=True)
-        with termination() as asked, computational.applied(), self._recorded(folder, split, computational, run_metrics):
+        with (
+            termination() as asked,
+            computational.applied(),
+            recorded(folder, split, computational, run_metrics, self.state),
+        ):
             run = TrainingRun(
                 self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics, asked,
                 optimization=self.optimization, train_loader=split.train_loader, val_loader=split.val_loader,
@@ -240,29 +242,6 @@ class Trainer:
             raise
         self.callbacks.finish()
 
-    @contextmanager
-    def _recorded(
-        self, folder: SplitMaps, split: Split, computational: ComputationalConfig, metrics: MetricsHandler
-    ) -> Iterator[None]:
-        """``split.json``: how the training is run, and how it ended."""
-        record: dict[str, Any] = {
-            "status": "running",
-            "started": _now(),
-            "computational": computational.to_dict(),
-            "metrics": list(metrics.names),
-            "batches": {"train": count(split.train_loader), "val": count(split.val_loader or ())},
-        }
-        write_json(folder.config, record)
-        status = "finished"
-        try:
-            yield
-        except BaseException as error:
-            status = f"ended by {type(error).__name__}"
-            raise
-        finally:
-            ended = {"status": status, "ended": _now(), "epochs": self.state.current_epoch}
-            write_json(folder.config, {**record, **ended})
-
     # ----------------------------------------------------------------------------------------------------- evaluation
 
     def validate(
@@ -289,11 +268,11 @@ class Trainer:
             LaneError, BaseException: as for :meth:`train`.
         """
         folder = self.maps.split(split_idx)
-        computational = _recorded_computational(folder)
+        computational = recorded_computational(folder)
         run_metrics = self.metrics.subset(metrics)
         if dataloader is None:
             dataloader = self._validation_data(split_idx)
-        _check_loader(dataloader)
+        check_loader(dataloader)
         names = folder.checkpoint_names if model_checkpoint is None else (model_checkpoint,)
         if not names:
             raise ConfigurationError(f"split {split_idx}: there is no checkpoint to validate in {folder.checkpoints}")
@@ -315,10 +294,11 @@ class Trainer:
                     computational=computational,
                 )
                 loop.evaluate(run, dataloader)
-                _save_results(run.metrics, folder.validation(name))
+                save_results(run.metrics, folder.validation(name))
                 run.call(Event.VALIDATE_END, metrics=run.metrics)
             rows.append(run_metrics.df.iloc[[-1]].assign(model_checkpoint=name))
-        return _first_column(pd.concat(rows, ignore_index=True), "model_checkpoint")
+        frame = pd.concat(rows, ignore_index=True)
+        return frame[["model_checkpoint", *frame.columns.drop("model_checkpoint")]]
 
     def test(
         self,
@@ -347,7 +327,7 @@ class Trainer:
         """
         path = self.maps.checkpoint(model_checkpoint)
         results = self.maps.test(group_name, model_checkpoint)
-        computational = _computational(computational)
+        computational = as_computational(computational)
         run_metrics = self.metrics.subset(metrics)
         dataloader = self._groups.get(group_name) if dataloader is None else dataloader
         if dataloader is None:
@@ -355,7 +335,7 @@ class Trainer:
                 f"dataloader: this trainer has not been given the data of the group {group_name!r}; give "
                 "test(..., dataloader=...)"
             )
-        _check_loader(dataloader)
+        check_loader(dataloader)
         self._groups[group_name] = dataloader
         self.state.called, self.state.split_idx = "test", None
         run = Run(self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics)
@@ -373,7 +353,7 @@ class Trainer:
                 computational=computational,
             )
             loop.evaluate(run, dataloader)
-            _save_results(run.metrics, results)
+            save_results(run.metrics, results)
             run.call(Event.TEST_END, metrics=run.metrics)
         return run_metrics.df
 
@@ -389,79 +369,9 @@ class Trainer:
     def _to_device(self, computational: ComputationalConfig) -> None:
         self.model.to(computational.torch_device, memory_format=computational.memory_format)  # type: ignore[call-overload]
 
-    def _load(self, path: os.PathLike[str], name: str) -> None:
-        weights, _ = load_weights(path)  # type: ignore[arg-type]
+    def _load(self, path: Path, name: str) -> None:
+        weights, _ = load_weights(path)
         try:
             self.model.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:
             raise ConfigurationError(f"model: the weights of {name} ({path}) are of another model: {error}") from error
-
-    def _description(self) -> dict[str, Any]:
-        cls = type(self.model)
-        return {
-            "async_trainer": async_trainer.__version__,
-            "torch": torch.__version__,
-            "created": _now(),
-            "model": f"{cls.__module__}.{cls.__qualname__}",
-            "metrics": list(self.metrics.names),
-            "optimization": self.optimization.to_dict(),
-        }
-
-
-def _maps(maps: Any) -> Maps:
-    if not isinstance(maps, (Maps, str, os.PathLike)):
-        raise ConfigurationError(f"maps must be a directory, not {maps!r}")
-    return maps if isinstance(maps, Maps) else Maps(maps)
-
-
-def _metrics(metrics: Any) -> MetricsHandler:
-    if metrics is None or isinstance(metrics, Mapping):
-        return MetricsHandler(**(metrics or {}))
-    if not isinstance(metrics, MetricsHandler):
-        raise ConfigurationError(f"metrics must be a MetricsHandler, or a dict of metrics by name, not {metrics!r}")
-    return metrics
-
-
-def _computational(computational: Any) -> ComputationalConfig:
-    if computational is None:
-        return ComputationalConfig()
-    if not isinstance(computational, ComputationalConfig):
-        raise ConfigurationError(f"computational must be a ComputationalConfig, not {computational!r}")
-    return computational
-
-
-def _recorded_computational(folder: SplitMaps) -> ComputationalConfig:
-    """What the split was trained with; where its device isn't there, the default one."""
-    recorded = folder.read()["computational"]
-    try:
-        return ComputationalConfig.from_dict(recorded)
-    except ConfigurationError:
-        return ComputationalConfig.from_dict({**recorded, "device": None})
-
-
-def _check_loader(dataloader: Any) -> None:
-    if isinstance(dataloader, (str, Mapping, torch.Tensor)) or not isinstance(dataloader, Iterable):
-        raise ConfigurationError(f"dataloader must give batches each time it is iterated, not {dataloader!r}")
-    if isinstance(dataloader, Iterator):
-        raise ConfigurationError("dataloader is an iterator, which is used up after one run; give a DataLoader")
-
-
-def _save_results(metrics: MetricsHandler, folder: Any) -> None:
-    """Write the last evaluation's results, beside those of other metrics that are there."""
-    for name, frame in (("metrics.tsv", metrics.df.iloc[[-1]]), ("samples.tsv", metrics.detailed_df)):
-        path = folder / name
-        if path.is_file():
-            before = read_tsv(path)
-            same = len(before) == len(frame) and (SAMPLE not in frame or list(before[SAMPLE]) == list(frame[SAMPLE]))
-            if same:
-                kept = before.drop(columns=[column for column in before if column in frame])
-                frame = pd.concat([frame.reset_index(drop=True), kept], axis=1)
-        save_tsv(frame, path)
-
-
-def _first_column(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    return frame[[name, *(column for column in frame if column != name)]]
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
