@@ -157,17 +157,24 @@ def _drain() -> None:
     except BaseException as error:
         _give_up(error)
     _stay_interrupted()
-    if any(_waits(pool) for pool in open_pools()):
+    try:
+        forsake = any(_hangs(pool, began) for pool in open_pools())
+    except BaseException as error:
+        _give_up(error)
+        forsake = True
+    if forsake:
         _forsake_executors()
 
 
-def _waits(pool: Pool) -> bool:
+def _hangs(pool: Pool, began: float) -> bool:
     """Whether hooks of ``pool`` are left, or what they had the loop's executor do, that may never come to an end."""
     if any(lane.busy for lane in pool.lanes.values()):
         return True
-    if pool.ending:  # else the loop runs for the events to come
+    if pool.ending:
         pool.loop.join(LOOP_GRACE)
-    return pool.ending and pool.loop.alive
+        return pool.loop.alive
+    left = _time_left(pool, began)  # the loop still runs, for what other threads may emit
+    return pool.loop.executor_hangs(pool.stall_timeout if left is None else left)
 
 
 def _close() -> None:

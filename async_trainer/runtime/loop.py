@@ -6,9 +6,10 @@ import contextvars
 import logging
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from async_trainer.runtime.pool import Pool
 
 logger = logging.getLogger("async_trainer")
+clock = time.perf_counter
 
 READY = 10.0  # s: for the loop to run
 backend = "asyncio"
@@ -39,6 +41,7 @@ class LoopThread:
         self._over = Gate()
         self._look: anyio.Event | None = None
         self._thread: threading.Thread | None = None
+        self._asyncio: Any = None  # asyncio's loop, if it runs on that
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
 
@@ -84,6 +87,18 @@ class LoopThread:
         if self._over.wait(timeout):  # first: Ctrl-C in a thread's join() has later ones return while it still runs
             self._thread.join(timeout)
 
+    def executor_hangs(self, timeout: float) -> bool:
+        """Whether ``asyncio``'s own executor is still busy after ``timeout`` seconds: it goes on with what a hook had
+        it do, though the hook was cancelled. It takes nothing more; for the exit, when no executor does."""
+        executor = getattr(self._asyncio, "_default_executor", None)
+        if executor is None:
+            return False
+        executor.shutdown(wait=False)
+        until = clock() + timeout
+        for thread in list(executor._threads):
+            thread.join(max(0.0, until - clock()))
+        return any(thread.is_alive() for thread in list(executor._threads))
+
     def after_fork(self) -> None:
         """In a forked child the socket is still the parent's: leave it alone."""
         self._theirs = self._thread = None
@@ -105,11 +120,18 @@ class LoopThread:
             for end in (self._ours, self._theirs):
                 if end is not None:
                     end.close()
+            self._asyncio = None
             self._runs.open()
             self._over.open()
             self._pool.loop_ended()
 
     async def _main(self) -> None:
+        import asyncio  # not at the top: under trio nobody needs it
+
+        try:
+            self._asyncio = asyncio.get_running_loop()
+        except RuntimeError:
+            pass
         assert self._ours is not None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)

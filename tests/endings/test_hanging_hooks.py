@@ -313,3 +313,27 @@ def test_a_hook_that_hangs_in_an_interactive_session_ends_with_status_0(tmp_path
         """,
     ).check()
     assert ended.out.splitlines()[-1] == "0 True True"
+
+
+@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("raise ValueError", 1)])
+def test_what_hooks_had_asyncios_executor_do_is_waited_for_within_bounds_where_nobody_closes(
+    tmp_path: Path, end: str, status: int
+) -> None:
+    script = f"""
+        import asyncio
+        class Sleeps(Callback):
+            background = {{"timeout": 0.1}}
+            async def on_batch_end(self, *, step):
+                asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(0.3), write_row(step)))
+                if step == 1:
+                    await asyncio.to_thread(time.sleep, FOREVER)
+        handler = CallbacksHandler([Sleeps()], stall_timeout=1.0, shutdown_timeout=1.0)
+        for step in range(2):
+            handler.call_event("on_batch_end", step=step)
+        handler.flush()
+        {end}
+    """
+    ended = run(tmp_path, script, "asyncio").check(status)
+    assert ended.seconds < 8
+    assert sorted(ended.rows) == numbers(2), "what ends in time is waited for"
+    assert "still inside a hook: the event loop" in ended.err
