@@ -21,6 +21,7 @@ from async_trainer.train.arguments import (
     as_metrics,
     as_optimization,
     check_loader,
+    check_model,
     check_split,
 )
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
