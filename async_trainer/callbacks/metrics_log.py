@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from async_trainer.callback import Callback
 from async_trainer.callbacks.rows import FORMATS, RowFile
-from async_trainer.callbacks.values import metric_names, metric_value
+from async_trainer.callbacks.values import metric_values
 from async_trainer.errors import ConfigurationError
 from async_trainer.train.state import TrainerState
 
@@ -68,22 +68,18 @@ class MetricsLog(Callback):
     Args:
         path: a ``.jsonl`` or ``.csv`` file; its folders are made. Default: ``metrics.jsonl`` in the logs of the split
             that is trained. A path that is given is replaced by each training, so splits would replace each other's.
-        every: write each ``every``-th training batch of the training only. Validations are all written.
+        every: write only each ``every``-th training batch, counted over the epochs (where a loader has no length, in
+            each epoch anew); in the background the others cost nothing. Validations are all written.
 
     Raises:
         ConfigurationError: an argument that can't work; at the start of a training, no path and no ``Maps``.
     """
 
-    background: ClassVar[Mapping[str, Any] | None] = {
-        "on_error": "raise_at_end",
-        "select": {"optimizers": learning_rates},  # else each batch would capture their whole state
-    }
-
     def __init__(self, path: str | os.PathLike[str] | None = None, *, every: int = 1) -> None:
         if path is not None:
             if not isinstance(path, (str, os.PathLike)):
                 raise ConfigurationError(f"MetricsLog: path must be a path, or None, not {path!r}")
-            path = Path(path)
+            path = Path(path).absolute()  # the working directory may change
             if path.suffix not in FORMATS:
                 raise ConfigurationError(f"MetricsLog: path must end in {' or '.join(FORMATS)}, not {path.name!r}")
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
@@ -91,26 +87,40 @@ class MetricsLog(Callback):
         self.path = path
         self.every = every
         self._file: RowFile | None = None
-        self._state = {"size": 0, "batches": 0}  # while no file is open: of the last training, or loaded
-        self._loaded = False
-        self._batches = 0
-        self._before = (0, 0)
+        self._size = 0  # while no file is open: bytes of the last training, or as loaded
+        self._is_loaded = False
+        self._size_before = 0
 
     def __repr__(self) -> str:
         return f"<MetricsLog: {self._file.path if self._file else self.path}>"
 
+    @property
+    def background(self) -> Mapping[str, Any]:  # type: ignore[override]  # each instance has its own ``when``
+        """In the background by default; what can't be written is raised at the end."""
+        options: dict[str, Any] = {
+            "on_error": "raise_at_end",
+            "select": {"optimizers": learning_rates},  # else each batch would capture their whole state
+        }
+        if self.every > 1:
+            options["when"] = {"on_backward_step_start": self.wants}
+        return options
+
+    def wants(self, *, state: TrainerState, **_: Any) -> bool:
+        """Whether the training batch of ``state`` is to be written. The training thread, if run in the background."""
+        return ((state.current_epoch - 1) * state.num_train_batches + state.current_train_batch) % self.every == 0
+
     def on_train_start(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Replace the file."""
-        self._close()
-        self._state = {"size": 0, "batches": 0}
-        self._file = RowFile(self._find(maps, state), size=0)
-        self._batches, self._loaded = 0, False
+        self._open(self._find(maps, state), size=0)
 
     def on_resume(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Go on with the file, from :meth:`load_state_dict`, before or after this."""
+        self._open(self._find(maps, state), size=self._size if self._is_loaded else None)
+
+    def _open(self, path: Path, *, size: int | None) -> None:
         self._close()
-        self._file = RowFile(self._find(maps, state), size=self._state["size"] if self._loaded else None)
-        self._batches, self._loaded = self._state["batches"] if self._loaded else 0, False
+        self._size, self._is_loaded = 0, False
+        self._file = RowFile(path, size=size)
 
     def _find(self, maps: Any, state: TrainerState | None) -> Path:
         if self.path is not None:
@@ -133,10 +143,9 @@ class MetricsLog(Callback):
         **kwargs: Any,
     ) -> None:
         """Write the row of a batch."""
-        file = self._begin(event)
-        self._batches += 1
-        if self._batches % self.every:
+        if not self.wants(state=state):
             return
+        file = self._begin(event)
         losses = {f"loss/{key}": value for key, value in loss.items()} if isinstance(loss, Mapping) else {"loss": loss}
         values = {name: _number(name, value) for name, value in {**losses, **learning_rates(optimizers)}.items()}
         file.write({"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}, values)
@@ -146,7 +155,7 @@ class MetricsLog(Callback):
     ) -> None:
         """Write the row of a validation."""
         file = self._begin(event)
-        values = {f"validation/{name}": metric_value(metrics, name, "MetricsLog") for name in metric_names(metrics)}
+        values = {f"validation/{name}": value for name, value in metric_values(metrics).items()}
         file.write({"epoch": state.current_epoch, "step": state.optim_step}, values)
         file.sync()
 
@@ -155,9 +164,8 @@ class MetricsLog(Callback):
         if self._file is None:
             raise RuntimeError("MetricsLog: no file is open: on_train_start or on_resume comes first")
         if event is not None and event.attempt > 1:
-            size, self._batches = self._before
-            self._file.cut(size)
-        self._before = (self._file.size, self._batches)
+            self._file.cut(self._size_before)
+        self._size_before = self._file.size
         return self._file
 
     def on_train_end(self, **kwargs: Any) -> None:
@@ -172,30 +180,28 @@ class MetricsLog(Callback):
         if self._file is None:
             return
         try:
-            self._state = self.state_dict()
+            self._size = self.state_dict()["size"]
         finally:
             self._file.close()
             self._file = None
 
     def state_dict(self) -> dict[str, int]:
-        """``size``: bytes of the file up to here, synced; ``batches``: how many were counted for ``every``.
+        """``size``: bytes of the file up to here, all of them on disk.
 
         Raises:
             OSError: they can't be synced.
         """
         if self._file is None:
-            return dict(self._state)
+            return {"size": self._size}
         self._file.sync()
-        return {"size": self._file.size, "batches": self._batches}
+        return {"size": self._file.size}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Cut the file back to the state: at once, or when :meth:`on_resume` opens it."""
-        self._state = {"size": state_dict["size"], "batches": state_dict["batches"]}
         if self._file is not None:
-            self._file.cut(self._state["size"])
-            self._batches = self._state["batches"]
+            self._file.cut(state_dict["size"])
         else:
-            self._loaded = True
+            self._size, self._is_loaded = state_dict["size"], True
 
 
 def _number(name: str, value: Any) -> float:

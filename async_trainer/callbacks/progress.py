@@ -11,7 +11,7 @@ from torch import Tensor
 
 from async_trainer.callback import Callback
 from async_trainer.callbacks.status_line import StatusLine
-from async_trainer.callbacks.values import metric_names, metric_value
+from async_trainer.callbacks.values import metric_values
 from async_trainer.errors import ConfigurationError
 from async_trainer.train.state import TrainerState
 
@@ -177,8 +177,7 @@ def _number(value: Any) -> str:
 
 
 def _texts(metrics: Any) -> str:
-    names = metric_names(metrics) if metrics is not None else ()
-    return ", ".join(f"{name} {_number(metric_value(metrics, name, 'Progress'))}" for name in names)
+    return ", ".join(f"{name} {_number(value)}" for name, value in metric_values(metrics).items())
 
 
 def _epoch(state: TrainerState) -> str:

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from async_trainer import CallbacksHandler, TrainerState
-from async_trainer.testing import Rehearsal
-
-
-def rehearsed_metric(directory: Path) -> str:
-    """The name of the one metric that ``play`` and ``check_callback`` have."""
-    names: Sequence[str] = getattr(Rehearsal(directory).metrics, "names", ("mse",))
-    return names[0]
 
 
 class Metrics:
-    """As hooks see a MetricsHandler: names, and the last values."""
+    """As hooks see a MetricsHandler: names, and the values of the last evaluation."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
-        self.values: dict[str, float] = {}
-
-    def get_metric_value(self, name: str, epoch: int | None = None) -> float:
-        return self.values[name]
+        self.last: dict[str, float] = {}
 
 
 def validate(handler: CallbacksHandler, values: Sequence[float], *, start: str = "on_train_start") -> TrainerState:
@@ -37,7 +26,7 @@ def validate(handler: CallbacksHandler, values: Sequence[float], *, start: str =
         if state.should_stop:
             break
         state.current_epoch += 1
-        metrics.values = {"loss": value, "accuracy": -value}
+        metrics.last = {"loss": value, "accuracy": -value}
         handler.call_event("on_validation_end", state=state, metrics=metrics)
     handler.call_event("on_train_end", state=state)
     return state
@@ -89,7 +78,7 @@ class Training:
         self.handler.call_event("on_optimization_step_end", state=self.state, optimizers=self.optimizers)
 
     def end_epoch(self) -> None:
-        self.metrics.values = {"loss": self.losses(self.state.current_epoch)}
+        self.metrics.last = {"loss": self.losses(self.state.current_epoch)}
         self.handler.call_event("on_validation_end", state=self.state, metrics=self.metrics)
         self.handler.call_event("on_epoch_end", state=self.state)
 

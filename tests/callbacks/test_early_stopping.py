@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from async_trainer import CallbacksHandler, TrainerState, background
 from async_trainer.callbacks import EarlyStopping
 from async_trainer.errors import ConfigurationError
 from async_trainer.testing import check_callback, play
-from tests.callbacks.loops import Metrics, rehearsed_metric, validate
+from async_trainer.train.metrics import MetricsHandler
+from tests.callbacks.loops import Metrics, validate
 
 NAN = math.nan
 
@@ -50,10 +51,11 @@ def test_nan_is_never_an_improvement() -> None:
 def test_it_never_takes_back_the_wish_of_another_to_stop() -> None:
     stopping = EarlyStopping()
     state, metrics = TrainerState(should_stop=True), Metrics("loss")
-    metrics.values = {"loss": 1.0}
+    metrics.last = {"loss": 1.0}
     stopping.on_train_start(state=state, metrics=metrics)
-    stopping.on_validation_end(state=state, metrics=metrics)
-    assert state.should_stop
+    for _ in range(2):  # an improvement, and none
+        stopping.on_validation_end(state=state, metrics=metrics)
+        assert state.should_stop
 
 
 def test_each_training_starts_anew() -> None:
@@ -87,20 +89,42 @@ def test_a_mapping_will_do_for_metrics_in_a_plain_loop() -> None:
     assert state.should_stop
 
 
-def test_it_does_the_same_however_it_is_run(tmp_path: Path) -> None:
-    metric = rehearsed_metric(tmp_path)
+def test_it_watches_one_of_several_values_of_a_metric_of_a_metrics_handler() -> None:
+    metrics = MetricsHandler(recall=Recall())
+    state, stopping = TrainerState(), EarlyStopping("recall_1", mode="max", patience=1)
+    with CallbacksHandler([stopping]) as handler:
+        handler.call_event("on_train_start", state=state, metrics=metrics)
+        for epoch in (1, 2):
+            metrics({"preds": torch.tensor([0.5])}, epoch=epoch)
+            metrics.aggregate(epoch=epoch)
+            handler.call_event("on_validation_end", state=state, metrics=metrics)
+    assert stopping.best == 0.5
+    assert state.should_stop
 
+
+class Recall:
+    """Of each of two classes."""
+
+    def update(self, preds: Any) -> None: ...
+
+    def compute(self) -> list[float]:
+        return [1.0, 0.5]
+
+    def reset(self) -> None: ...
+
+
+def test_it_does_the_same_however_it_is_run() -> None:
     class Watching(EarlyStopping):  # in the background it may not steer: it only counts
         def on_train_start(self, **kwargs: Any) -> None:
             self._forget()
 
         def on_resume(self, **kwargs: Any) -> None: ...
 
-    check_callback(lambda: Watching(metric, patience=99))
+    check_callback(lambda: Watching(patience=99))
 
 
-def test_a_rehearsed_training_is_watched(tmp_path: Path) -> None:
-    stopping = EarlyStopping(rehearsed_metric(tmp_path))
+def test_a_rehearsed_training_is_watched() -> None:
+    stopping = EarlyStopping()
     play(stopping, epochs=3)
     assert 0 < stopping.best < 9
 

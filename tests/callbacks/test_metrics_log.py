@@ -25,15 +25,28 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.routes import EventInfo
 from async_trainer.testing import check_callback, hold, play
 from async_trainer.train.maps import Maps
-from tests.callbacks.loops import Metrics, rehearsed_metric, sgd
+from tests.callbacks.loops import Metrics, sgd
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def at(batch: int, epoch: int = 1) -> TrainerState:
-    return TrainerState(called="train", current_epoch=epoch, current_train_batch=batch, optim_step=batch - 1)
+def at(batch: int) -> TrainerState:
+    """At a batch (counted over the epochs, of five batches each)."""
+    epoch, number = divmod(batch - 1, 5)
+    return TrainerState(
+        called="train",
+        current_epoch=epoch + 1,
+        current_train_batch=number + 1,
+        num_train_batches=5,
+        optim_step=batch - 1,
+    )
+
+
+def batches(path: Path) -> list[int | None]:
+    """The batches in the log, counted over the epochs; None: a validation."""
+    return [(row["epoch"] - 1) * 5 + row["batch"] if "batch" in row else None for row in rows(path)]
 
 
 def log_batches(log: MetricsLog, numbers: range) -> None:
@@ -48,9 +61,9 @@ def test_it_does_the_same_however_it_is_run_and_a_resume_doubles_no_row(suffix: 
 
 
 def test_a_training_has_a_row_for_each_batch_and_each_validation(tmp_path: Path) -> None:
-    path, metric = tmp_path / "new" / "folder" / "metrics.jsonl", rehearsed_metric(tmp_path)
+    path = tmp_path / "new" / "folder" / "metrics.jsonl"
     play(MetricsLog(path), epochs=2, batches=2).raise_for_errors()
-    keys = [["epoch", "batch", "step", "loss", "lr"]] * 2 + [["epoch", "step", f"validation/{metric}"]]
+    keys = [["epoch", "batch", "step", "loss", "lr"]] * 2 + [["epoch", "step", "validation/loss"]]
     assert [list(row) for row in rows(path)] == keys * 2
     assert [row["step"] for row in rows(path)] == [0, 1, 2, 2, 3, 4]
     assert rows(path)[0]["lr"] == 0.1
@@ -95,7 +108,7 @@ def test_losses_and_rates_are_told_apart_by_name(tmp_path: Path) -> None:
 def test_csv_has_a_line_for_each_value_under_one_header(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     log, metrics = MetricsLog(path), Metrics("loss", 'a "b", c')
-    metrics.values = {"loss": 0.25, 'a "b", c': math.nan}
+    metrics.last = {"loss": 0.25, 'a "b", c': math.nan}
     log.on_train_start()
     log.on_backward_step_start(state=at(1), loss=torch.tensor(0.5), optimizers={"sgd": sgd()})
     log.on_validation_end(state=at(2), metrics=metrics)
@@ -121,21 +134,23 @@ def test_what_is_not_finite_is_valid_json_and_can_be_told_apart(tmp_path: Path) 
         log.on_train_end()
 
 
-def test_only_each_nth_batch_of_the_training_is_written_and_a_resume_counts_on(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl", every=3)
-    log.on_train_start()
-    log_batches(log, range(1, 6))
-    state = log.state_dict()
-    log_batches(log, range(6, 8))
-    log.on_exception()
-    assert [row["batch"] for row in rows(tmp_path / "metrics.jsonl")] == [3, 6]
+def test_only_each_nth_batch_of_the_training_is_written_and_the_others_are_not_captured(tmp_path: Path) -> None:
+    logs = [MetricsLog(tmp_path / "a.jsonl", every=3), inline(MetricsLog(tmp_path / "b.jsonl", every=3))]
+    with CallbacksHandler(logs) as handler:
+        handler.call_event("on_train_start")
+        for number in range(1, 11):
+            handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(1.0))
+    assert handler.close().delivered == 1 + 3
+    assert batches(tmp_path / "a.jsonl") == batches(tmp_path / "b.jsonl") == [3, 6, 9]
 
-    after = MetricsLog(tmp_path / "metrics.jsonl", every=3)
-    after.load_state_dict(state)
-    after.on_resume()
-    log_batches(after, range(6, 11))
-    after.on_train_end()
-    assert [row["batch"] for row in rows(tmp_path / "metrics.jsonl")] == [3, 6, 9]
+    log = MetricsLog(tmp_path / "c.jsonl", every=3)  # of a loader without a length
+    log.on_train_start()
+    for epoch in (1, 2):
+        for number in range(1, 5):
+            state = TrainerState(current_epoch=epoch, current_train_batch=number)
+            log.on_backward_step_start(state=state, loss=1.0)
+    log.on_train_end()
+    assert [(row["epoch"], row["batch"]) for row in rows(tmp_path / "c.jsonl")] == [(1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -146,7 +161,7 @@ def test_a_resumed_log_goes_on_where_its_state_was_taken(tmp_path: Path, suffix:
     before.on_train_start()
     log_batches(before, range(1, 3))
     state, there = pickle.loads(pickle.dumps(before.state_dict())), path.read_bytes()
-    assert state == {"size": len(there), "batches": 2}
+    assert state == {"size": len(there)}
     log_batches(before, range(3, 9))  # and then the process is killed, in the middle of a row
     with path.open("ab") as file:
         file.write(b'{"epoch": 1, "bat')
@@ -161,18 +176,22 @@ def test_a_resumed_log_goes_on_where_its_state_was_taken(tmp_path: Path, suffix:
     content = path.read_bytes()
     assert content.startswith(there)
     assert content[len(there) :].count(b"\n") == 1
-    assert after.state_dict() == {"size": len(content), "batches": 3}
+    assert after.state_dict() == {"size": len(content)}
 
 
 def test_a_resume_without_a_state_keeps_all_whole_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    for content in (b'{"batch": 1}\n{"bat', b'{"batch": 1}\n' + b"x" * 200_000, b'{"batch": 1}\n'):
+    for content in (
+        b'{"epoch": 1, "batch": 1}\n{"bat',
+        b'{"epoch": 1, "batch": 1}\n' + b"x" * 200_000,
+        b'{"epoch": 1, "batch": 1}\n',
+    ):
         path.write_bytes(content)
         log = MetricsLog(path)
         log.on_resume()
         log_batches(log, range(2, 3))
         log.on_train_end()
-        assert [row["batch"] for row in rows(path)] == [1, 2]
+        assert batches(path) == [1, 2]
     path.write_bytes(b"torn")
     log.on_resume()
     assert path.read_bytes() == b""
@@ -181,13 +200,13 @@ def test_a_resume_without_a_state_keeps_all_whole_rows(tmp_path: Path) -> None:
 
 def test_a_log_that_was_lost_is_begun_anew_and_that_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.load_state_dict({"size": 100, "batches": 7})
+    log.load_state_dict({"size": 100})
     with caplog.at_level(logging.WARNING, "async_trainer"):
         log.on_resume()
     assert "metrics.jsonl is shorter than it was: rows up to byte 100 of 0 are lost" in caplog.text
     log_batches(log, range(8, 9))
     log.on_train_end()
-    assert [row["batch"] for row in rows(tmp_path / "metrics.jsonl")] == [8]
+    assert batches(tmp_path / "metrics.jsonl") == [8]
 
 
 def test_a_retried_hook_writes_its_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,29 +219,27 @@ def test_a_retried_hook_writes_its_row_once(tmp_path: Path, monkeypatch: pytest.
             raise error
 
     path = tmp_path / "metrics.jsonl"
-    log = background(MetricsLog(path, every=2), retries=2, backoff=0)
+    log = background(MetricsLog(path), retries=2, backoff=0)
     with CallbacksHandler([log]) as handler:
         handler.call_event("on_train_start")
-        for number in (1, 2):
-            handler.call_event("on_backward_step_start", state=at(number), loss=0.5)
+        handler.call_event("on_backward_step_start", state=at(1), loss=0.5)
         handler.flush()
         monkeypatch.setattr(RowFile, "sync", unreliable)
         handler.call_event("on_validation_end", state=at(3), metrics={"loss": 0.5})
-        for number in (3, 4):
-            handler.call_event("on_backward_step_start", state=at(number), loss=0.5)
+        handler.call_event("on_backward_step_start", state=at(3), loss=0.5)
         handler.call_event("on_train_end")
     handler.close().raise_for_errors()
-    assert [row.get("batch") for row in rows(path)] == [2, None, 4]
+    assert batches(path) == [1, None, 3]
 
 
-def test_a_retried_batch_is_counted_once(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl", every=2)
+def test_only_what_the_retried_event_wrote_is_cut_off(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
     log.on_train_start()
-    for number, attempt in ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (4, 1)):
+    for number, attempt in ((1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (3, 3), (4, 1)):
         info = EventInfo("on_backward_step_start", number, attempt)
         log.on_backward_step_start(state=at(number), loss=0.5, event=info)
     log.on_train_end()
-    assert [row["batch"] for row in rows(tmp_path / "metrics.jsonl")] == [2, 4]
+    assert batches(tmp_path / "metrics.jsonl") == [1, 2, 3, 4]
 
 
 def test_a_row_that_was_written_by_half_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +257,7 @@ def test_a_row_that_was_written_by_half_is_cut_off(tmp_path: Path, monkeypatch: 
         patch.setattr("os.write", full)
         with pytest.raises(OSError, match="No space"):
             log_batches(log, range(2, 3))
-    assert [row["batch"] for row in rows(tmp_path / "metrics.jsonl")] == [1]
+    assert batches(tmp_path / "metrics.jsonl") == [1]
 
     with monkeypatch.context() as patch:  # nor can it be cut off at once
         patch.setattr("os.write", full)
@@ -249,7 +266,7 @@ def test_a_row_that_was_written_by_half_is_cut_off(tmp_path: Path, monkeypatch: 
             log_batches(log, range(2, 3))
     log_batches(log, range(3, 4))
     log.on_train_end()
-    assert [row["batch"] for row in rows(tmp_path / "metrics.jsonl")] == [1, 3]
+    assert batches(tmp_path / "metrics.jsonl") == [1, 3]
 
 
 def test_rows_are_synced_each_second_at_each_validation_and_for_the_state(
@@ -302,7 +319,6 @@ def test_a_training_that_starts_replaces_a_path_that_was_given(tmp_path: Path) -
         log_batches(log, range(1, last))
         log.on_train_end()
     assert len(rows(tmp_path / "metrics.jsonl")) == 2
-    assert log.state_dict()["batches"] == 2
 
 
 def test_evaluations_are_not_batches_of_a_training(tmp_path: Path) -> None:
@@ -329,14 +345,16 @@ def test_after_kill_9_all_rows_are_there_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
     assert subprocess.run(command, check=False, timeout=60).returncode != 0
-    assert [row["batch"] for row in rows(path)] == list(range(1, 101))
+    assert batches(path) == list(range(1, 101))
 
 
 def test_without_a_path_and_without_maps_it_says_what_to_give(tmp_path: Path) -> None:
     for arguments in ({}, {"maps": tmp_path}, {"maps": Maps(tmp_path), "state": TrainerState()}):
         with pytest.raises(ConfigurationError, match=r"MetricsLog: path=None .* give a path="):
             MetricsLog().on_train_start(**arguments)  # type: ignore[arg-type]
-    assert "give a path=" in str(play(background(MetricsLog(), on_error="log"), directory=tmp_path))
+    with CallbacksHandler([background(MetricsLog(), on_error="log")]) as handler:
+        handler.call_event("on_train_start", state=at(1), maps=tmp_path)
+    assert "give a path=" in str(handler.close())
 
 
 def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
