@@ -17,7 +17,7 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
 from async_trainer.explain import Explanation, explain
 from async_trainer.holders import refuse_holders
-from async_trainer.hooks import ALL_EVENTS
+from async_trainer.hooks import ALL_EVENTS, tolerated
 from async_trainer.plan import check_names, make_plan
 from async_trainer.proxy import MISSING, Proxied, make_proxy
 from async_trainer.routes import EventInfo, HookTask, Plan, Route
@@ -145,15 +145,12 @@ class CallbacksHandler:
             ) from None
         if route is None:
             return
-        if event == Event.EXCEPTION:
-            self._tell_inline(route, arguments)
-        else:
-            if self._pool.failures.to_raise and current_lane.get() is None:  # the loop's to see, not another hook's
-                raise self._pool.failures.to_raise.popleft()
-            if route.boundary:
-                self._enter(route, arguments)
-            for hook in route.inline:
-                self._call_inline(hook, arguments)
+        if self._pool.failures.to_raise and event != Event.EXCEPTION and current_lane.get() is None:
+            raise self._pool.failures.to_raise.popleft()  # the loop's to see, not another hook's
+        if route.boundary:
+            self._enter(route, arguments)
+        for hook in route.inline:
+            self._call_inline(hook, arguments)
         if route.tasks:
             self._emit(route, arguments)
         if route.boundary and event in RUN_ENDS:
@@ -165,18 +162,6 @@ class CallbacksHandler:
         if "event" in hook.names or hook.catches_all:
             live["event"] = EventInfo(hook.event, self._pool.seq + 1, 1)
         hook.function(**live)
-
-    def _tell_inline(self, route: Route, arguments: dict[str, Any]) -> None:
-        """An exception ends the run: an error of a callback that is told must not take its place, nor silence others.
-        Ctrl-C does: whoever presses it again wants no more waiting."""
-        for hook in route.inline:
-            try:
-                self._call_inline(hook, arguments)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                name = getattr(hook.function, "__qualname__", hook.event)
-                logger.exception("%s failed, as it was told of %r", name, arguments.get("exception"))
 
     def _emit(self, route: Route, arguments: dict[str, Any]) -> None:
         began = clock()
@@ -244,7 +229,7 @@ class CallbacksHandler:
                 self._add_lane(one.lane)
             for event, hook in one.hooks.items():
                 if one.lane is None:
-                    routes[event].inline.append(hook)
+                    routes[event].inline.append(hook if event != Event.EXCEPTION else tolerated(hook))
                 else:
                     routes[event].tasks.append(self._task(event, one, hook))
         self._attached = MappingProxyType(attached)

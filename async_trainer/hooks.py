@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dis
 import inspect
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -15,6 +16,8 @@ from async_trainer.callback import Callback, label
 from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event
 from async_trainer.suggest import suggestion
+
+logger = logging.getLogger("async_trainer")
 
 COSTLY = ("model", "optimizers")
 """Arguments that are worth a warning where a background hook names them and never reads them."""
@@ -44,6 +47,22 @@ class Hook:
             elif name in run:
                 live[name] = run[name]
         return live
+
+
+def tolerated(hook: Hook) -> Hook:
+    """``hook``, for an event that tells of an exception: an error of its own is logged. It must not take the place of
+    the exception, nor silence other callbacks. Ctrl-C does: whoever presses it again wants no more waiting."""
+
+    def tell(**arguments: Any) -> None:
+        try:
+            hook.function(**arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            name = getattr(hook.function, "__qualname__", hook.event)
+            logger.exception("%s failed; what has ended the run is raised all the same", name)
+
+    return replace(hook, function=tell)
 
 
 def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:

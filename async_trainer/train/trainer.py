@@ -368,7 +368,7 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------------- helpers
 
     def _to_device(self, computational: ComputationalConfig) -> None:
-        self.model.to(computational.torch_device, memory_format=computational.memory_format)  # type: ignore[call-overload]
+        self.model.to(computational.torch_device, memory_format=computational.memory_format)
 
     def _load(self, path: Path, name: str) -> None:
         weights, _ = load_weights(path)

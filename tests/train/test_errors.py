@@ -69,7 +69,7 @@ def test_an_error_in_one_on_exception_replaces_nothing_and_stops_no_other(
     assert raised.value is error
     assert raised.value.__context__ is None
     assert first.heard == last.heard == behind.heard == [error]
-    assert "FailsToHear.on_exception failed, as it was told of Boom()" in caplog.text
+    assert "FailsToHear.on_exception failed; what has ended the run" in caplog.text
     assert "fails_to_hear_1.on_exception failed" in caplog.text
 
 
