@@ -26,6 +26,7 @@ from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool, current_lane
 from async_trainer.runtime.stats import Report, Stats
+from async_trainer.settings import check_settings
 from async_trainer.snapshot import capture
 from async_trainer.states import check_states, load_state, read_state, visits
 from async_trainer.suggest import refuse_unknown_options, suggestion
@@ -81,15 +82,15 @@ class CallbacksHandler:
         switch_interval: float | None = 1e-5,
         synchronous: bool = False,
     ) -> None:
-        self._settings: dict[str, Any] = {
-            "events": _check_events(events),
-            "max_workers": _check("max_workers", max_workers, at_least=1),
-            "max_snapshot_bytes": _check("max_snapshot_bytes", max_snapshot_bytes, at_least=1),
-            "stall_timeout": _check("stall_timeout", stall_timeout),
-            "shutdown_timeout": _check("shutdown_timeout", shutdown_timeout),
-            "switch_interval": _check("switch_interval", switch_interval) if switch_interval is not None else None,
-            "synchronous": _check_flag("synchronous", synchronous),
-        }
+        self._settings = check_settings(
+            events=events,
+            max_workers=max_workers,
+            max_snapshot_bytes=max_snapshot_bytes,
+            stall_timeout=stall_timeout,
+            shutdown_timeout=shutdown_timeout,
+            switch_interval=switch_interval,
+            synchronous=synchronous,
+        )
         self._pool = Pool(
             max_workers=max_workers,
             max_bytes=max_snapshot_bytes,
@@ -504,34 +505,6 @@ class _Silence(dict[str, Route | None]):
 
     def __missing__(self, event: str) -> None:
         return None
-
-
-def _check_events(events: Iterable[str]) -> list[str]:
-    if isinstance(events, str) or not isinstance(events, Iterable):
-        what = "the str " if isinstance(events, str) else ""
-        raise ConfigurationError(f"events must be a list of names, not {what}{events!r}")
-    names = list(events)
-    for name in names:
-        if not (isinstance(name, str) and name.isidentifier() and name.startswith("on_")):
-            raise ConfigurationError(f"events: {name!r} must be the name of a hook, such as 'on_rollout_end'")
-    return names
-
-
-def _check(option: str, value: Any, *, at_least: int | None = None) -> Any:
-    whole = at_least is not None
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise ConfigurationError(f"{option} must be a {'whole ' if whole else ''}number, not {value!r}")
-    if not (value >= at_least if at_least is not None else 0 < value <= threading.TIMEOUT_MAX):
-        raise ConfigurationError(
-            f"{option} must be {f'{at_least} or more' if whole else 'above 0 s, and finite'}, not {value!r}"
-        )
-    return value
-
-
-def _check_flag(option: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{option} must be True or False, not {value!r}")
-    return value
 
 
 capture.register(CallbacksHandler)(lambda handler: tuple(handler._attached))
