@@ -213,17 +213,20 @@ def save_tsv(frame: pd.DataFrame, path: Path) -> None:
 def read_tsv(path: Path) -> pd.DataFrame:
     """What :func:`save_tsv` wrote. Samples that are no whole numbers are strings: ``"007"`` stays what it is."""
     try:
-        header = pd.read_csv(path, sep="\t", nrows=0)
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False)
     except pd.errors.EmptyDataError:  # of no metrics
         return pd.DataFrame()
-    absent = {str(column): ["nan"] for column in header if column != SAMPLE}
-    frame: pd.DataFrame = pd.read_csv(
-        path, sep="\t", float_precision="round_trip", dtype={SAMPLE: str},
-        keep_default_na=False, na_values=absent,
-    )  # fmt: skip
-    if SAMPLE in frame and all(_is_number(text) for text in frame[SAMPLE]):
-        frame[SAMPLE] = [int(text) for text in frame[SAMPLE]]
-    return frame
+    # Parsed here: pandas 2 rounds floats, unless told by an option that pandas 3 deprecates, and reads "007" as 7.
+    return pd.DataFrame({name: _parsed(texts.tolist(), numbers=name != SAMPLE) for name, texts in frame.items()})
+
+
+def _parsed(texts: list[str], *, numbers: bool) -> list[Any]:
+    if all(map(_is_number, texts)):
+        return [int(text) for text in texts]
+    try:
+        return [float(text) for text in texts] if numbers else texts
+    except ValueError:
+        return texts
 
 
 def _is_number(text: str) -> bool:
