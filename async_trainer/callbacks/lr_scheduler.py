@@ -79,6 +79,11 @@ class LRScheduler(Callback):
         self._schedules: dict[str, _Schedule] = {}
         self._state: Mapping[str, Any] = {}  # while there are no schedulers: of the last training, or loaded
 
+    def __repr__(self) -> str:
+        schedules = [f"{type(one.scheduler).__name__} of {name}" for name, one in self._schedules.items()]
+        when = f"validation, on {self.metric}" if self.metric else self.interval
+        return f"<LRScheduler: after each {when}; {', '.join(schedules) or 'not running'}>"
+
     def on_train_start(
         self,
         *,

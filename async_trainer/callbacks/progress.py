@@ -33,7 +33,7 @@ class Progress(Callback):
 
     Validate and test runs are shown too. The time that is left is reckoned for all epochs: early stopping shortens it.
     The terminal needs nothing put back, however the run ends. If the stream can't be written to any more, that is
-    logged and the training goes on. Inline, on the training thread, where a batch costs it a microsecond or two.
+    logged and the training goes on. Inline, on the training thread, where a batch costs some microseconds.
 
     Args:
         file: a text stream; default: ``sys.stderr`` as it is when a run starts.
@@ -54,6 +54,9 @@ class Progress(Callback):
         self._metrics = ""
         self._began = self._epoch_began = 0.0
         self._done_before: int | None = None  # batches, by the run that this one resumes
+
+    def __repr__(self) -> str:
+        return f"<Progress: {self._line or 'not running'}>"
 
     def _start(self, title: str = "") -> None:
         self._line = StatusLine(self.file if self.file is not None else sys.stderr)

@@ -51,6 +51,9 @@ class RowFile:
             os.close(self._file)
             raise
 
+    def __repr__(self) -> str:
+        return f"<RowFile: {self.path}, {self.size} bytes>"
+
     def cut(self, size: int | None) -> None:
         """Cut off what comes after the first ``size`` bytes; None: after the last whole line.
 

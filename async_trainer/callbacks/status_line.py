@@ -33,6 +33,10 @@ class StatusLine:
         self.is_live = is_terminal(file)
         self.is_unicode = str(getattr(file, "encoding", "")).lower().startswith("utf")
 
+    def __repr__(self) -> str:
+        name = getattr(self._file, "name", type(self._file).__name__)
+        return f"<StatusLine: {name}{', a terminal' if self.is_live else ''}{', broken' if self._is_broken else ''}>"
+
     @property
     def is_due(self) -> bool:
         """Whether it is time to draw again."""

@@ -116,9 +116,11 @@ def test_each_training_has_schedulers_of_its_own_and_lets_go_of_the_last_ones() 
     assert first.param_groups[0]["lr"] == 0.125
     assert not scheduler._schedules
     assert not first._optimizer_step_post_hooks
+    assert repr(scheduler) == "<LRScheduler: after each epoch; not running>"
 
     ended_early = Training(CallbacksHandler([scheduler]))
     ended_early.start()
+    assert repr(scheduler) == "<LRScheduler: after each epoch; StepLR of sgd>"
     assert rates(scheduler) == [1, 1, 0.5, 0.5, 0.25, 0.25]
     assert not ended_early.optimizers["sgd"]._optimizer_step_post_hooks
 

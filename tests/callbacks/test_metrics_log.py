@@ -162,6 +162,8 @@ def test_a_resumed_log_goes_on_where_its_state_was_taken(tmp_path: Path, suffix:
     log_batches(before, range(1, 3))
     state, there = pickle.loads(pickle.dumps(before.state_dict())), path.read_bytes()
     assert state == {"size": len(there)}
+    assert repr(before) == f"<MetricsLog: {path}>"
+    assert repr(before._file) == f"<RowFile: {path}, {len(there)} bytes>"
     log_batches(before, range(3, 9))  # and then the process is killed, in the middle of a row
     with path.open("ab") as file:
         file.write(b'{"epoch": 1, "bat')

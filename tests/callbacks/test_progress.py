@@ -197,8 +197,10 @@ def test_it_doesnt_hold_the_autograd_graph_of_the_loss(clock: Clock) -> None:
 
 def test_a_resumed_training_reckons_from_where_it_goes_on(clock: Clock) -> None:
     out = Terminal()
-    run = Run(Progress(file=out), clock, epochs=4).start("on_resume")
+    progress = Progress(file=out)
+    run = Run(progress, clock, epochs=4).start("on_resume")
     run.state.current_epoch = 2
+    assert repr(progress) == "<Progress: <StatusLine: Terminal, a terminal>>"
     run.begin_epoch()
     run.batch()
     run.batch()
