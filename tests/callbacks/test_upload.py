@@ -14,6 +14,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.registry import _registry
 
 from async_trainer import Callback, CallbacksHandler, TrainerState, background, inline
 from async_trainer.callbacks import object_store, upload
@@ -586,7 +587,7 @@ def test_arguments_that_can_not_work_are_refused(arguments: dict[str, Any], mess
 
 
 def test_without_s3fs_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)
+    monkeypatch.delitem(_registry, "s3", raising=False)
     monkeypatch.setattr(object_store, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"needs s3fs: pip install 'async_trainer\[s3\]'") as raised:
         Upload("s3://key:secret@bucket")
