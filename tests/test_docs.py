@@ -31,7 +31,7 @@ from pathlib import Path
 import pytest
 
 import async_trainer
-from async_trainer import errors, testing
+from async_trainer import callbacks, errors, testing
 from async_trainer.callback import Options
 from async_trainer.cli import make_parser
 from async_trainer.runtime import stats
@@ -161,9 +161,10 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page: Path, tmp_p
     assert ended.returncode == 0, ended.stdout
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*async_trainer.__all__, *testing.__all__, *ERRORS, *SHOWN, "callbacks_handler"})
-)
+NAMES = {*async_trainer.__all__, *callbacks.__all__, *testing.__all__, *ERRORS, *SHOWN, "callbacks_handler"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_every_public_name_is_in_the_reference(name: str) -> None:
     assert re.search(rf"\b{name}\b", (DOCS / "reference.md").read_text())
 
@@ -175,6 +176,16 @@ def names_of_members(cls: type) -> list[str]:
 @pytest.mark.parametrize("name", names_of_members(async_trainer.CallbacksHandler))
 def test_every_method_of_the_handler_is_explained(name: str) -> None:
     assert re.search(rf"\b{name}\b", code_of(*DOCS.glob("*.md")))
+
+
+@pytest.mark.parametrize("name", callbacks.__all__)
+def test_every_callback_is_in_the_readme(name: str) -> None:
+    assert f"| `{name}` |" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", names_of_members(async_trainer.Trainer))
+def test_every_method_of_the_trainer_is_in_the_reference(name: str) -> None:
+    assert re.search(rf"\b{name}\b", (DOCS / "reference.md").read_text())
 
 
 HANDLER_OPTIONS = list(inspect.signature(async_trainer.CallbacksHandler).parameters)
