@@ -5,18 +5,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, assert_type
 
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 import async_trainer
 from async_trainer import (
     AsyncTrainerError,
     Callback,
     CallbacksHandler,
+    ComputationalConfig,
     Event,
+    Maps,
+    MetricsHandler,
+    Model,
+    OptimizationConfig,
+    Split,
+    SupervisedModel,
+    Trainer,
     TrainerState,
     background,
     capture,
@@ -24,6 +34,8 @@ from async_trainer import (
     keep,
 )
 from async_trainer.callback import Background, Inline
+from async_trainer.callbacks import EarlyStopping, Figures, LRScheduler, MetricsLog, ModelCheckpoint, Progress, Upload
+from async_trainer.files.weights import load_weights
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.stats import Failure, LaneStats, Report, Stats
 
@@ -266,6 +278,165 @@ class Keeper(Callback):
         assert_type(self.model, Net)
 
 
+# ---------------------------------------------------------------------------------------------------------- the Trainer
+
+
+class Autoencoder(Model):
+    """A model of the user's own, with a dict of losses and two optimizers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Linear(8, 2)
+        self.decoder = torch.nn.Linear(2, 8)
+
+    def forward_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        code = self.encoder(batch["image"])
+        return {"error": (self.decoder(code) - batch["image"]).square().mean(), "size": code.abs().mean()}
+
+    def backward_step(self, loss: Any, grad_scaler: torch.amp.GradScaler) -> None:
+        super().backward_step(loss, grad_scaler)
+
+    def optimization_step(
+        self, optimizers: dict[str, torch.optim.Optimizer], grad_scaler: torch.amp.GradScaler
+    ) -> None:
+        for optimizer in optimizers.values():
+            grad_scaler.step(optimizer)
+
+    def evaluation_step(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+        return {"preds": self.decoder(self.encoder(batch["image"])), "target": batch["image"], "sample": batch["name"]}
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            "encoder": torch.optim.Adam(self.encoder.parameters()),
+            "decoder": torch.optim.SGD(self.decoder.parameters(), lr=0.1),
+        }
+
+    def get_loss_functions(self) -> dict[str, Callable[..., torch.Tensor]]:
+        return {"error": torch.nn.functional.mse_loss}
+
+
+class OneLoss(Model):
+    """The steps that a model must have; the loss is a tensor, the outputs are tensors."""
+
+    def forward_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return batch[0].mean()
+
+    def evaluation_step(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        return {"preds": batch[0]}
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {}
+
+
+class Loader:
+    """Batches, each time that it is iterated."""
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        yield [torch.zeros(1), torch.zeros(1)]
+
+
+class Seen(Callback):
+    """What a Trainer brings, by its types; any subset."""
+
+    def on_trainer_init(self, *, metrics: MetricsHandler, optimization: OptimizationConfig) -> None: ...
+
+    def on_train_start(self, *, split: Split, computational: ComputationalConfig, **kwargs: Any) -> None: ...
+
+    def on_backward_step_start(self, *, loss: torch.Tensor | dict[str, torch.Tensor]) -> None: ...
+
+    def on_metrics_computation_end(self, *, detailed_metrics_df: pd.DataFrame) -> None: ...
+
+    async def on_validation_end(self, *, model: SupervisedModel, metrics: MetricsHandler, state: TrainerState) -> None:
+        assert_type(metrics.get_metric_value("loss"), float)
+        assert_type(metrics.df, pd.DataFrame)
+
+    def on_epoch_end(self, *, maps: Maps, state: TrainerState) -> None:
+        assert_type(maps.split(state.split_idx or 0).logs, Path)
+
+    def on_test_end(self, *, group_name: str, model_checkpoint: str) -> None: ...
+
+
+def accuracy(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return preds.argmax(1) == target
+
+
+def make_adam(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(params)
+
+
+def draw(*, state: TrainerState, metrics: MetricsHandler) -> Figure | None:
+    return Figure() if state.current_epoch else None
+
+
+class Labelled(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """A dataset of mappings."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"image": torch.zeros(8), "label": torch.zeros(())}
+
+
+def study() -> None:
+    model = SupervisedModel(
+        torch.nn.Linear(8, 10), torch.nn.CrossEntropyLoss(), lambda params: torch.optim.SGD(params, lr=0.1)
+    )
+    SupervisedModel(torch.nn.Linear(8, 1), torch.nn.functional.mse_loss, make_adam, keys=("image", "label"))
+    callbacks = [
+        EarlyStopping("loss", mode="min", patience=3, min_delta=0.01),
+        LRScheduler(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)),
+        LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, metric="loss", optimizer="optimizer"),
+        Progress(),
+        background(MetricsLog("log.csv", every=10), queue_size=10_000),
+        inline(MetricsLog()),
+        ModelCheckpoint("accuracy", mode="max", epochs=range(10, 100, 10), last=True, format="safetensors"),
+        Upload("s3://bucket/run", files=["checkpoints/*"], options={"endpoint_url": "http://127.0.0.1:9000"}),
+        Figures(draw, every=5),
+        background([Seen(), SomeArguments()], every={"on_batch_end": 50}),
+    ]
+    trainer = Trainer(
+        Path("runs/study"),
+        model,
+        metrics={"accuracy": accuracy},
+        optimization=OptimizationConfig(num_epochs=5, accumulation_steps=2, evaluation_interval=2, clip_grad_norm=1.0),
+        callbacks=callbacks,
+        overwrite=True,
+    )
+    Trainer(Maps("runs/other"), Autoencoder(), MetricsHandler(accuracy=accuracy), callbacks=CallbacksHandler(callbacks))
+    Trainer("runs/third", OneLoss())
+    computational = ComputationalConfig(device="cpu", amp=True, channels_last=True, seed=0, deterministic=True)
+    trained = trainer.train(Split(0, Labelled(), Labelled(), batch_size=32, num_workers=2), computational)
+    assert_type(trained, pd.DataFrame)
+    for split in Split.k_folds(Labelled(), n_splits=3, seed=1, batch_size=32):
+        assert_type(split, Split)
+        trainer.train(split, computational, metrics=["accuracy"])
+    trainer.train(Split(7, Loader()))
+    trainer.add_callbacks([Progress()])
+    trainer.add_metrics(error=torch.nn.functional.mse_loss)
+    assert_type(trainer.validate(0, ["loss"], Loader(), "best-loss"), pd.DataFrame)
+    loader = torch.utils.data.DataLoader(Labelled())
+    assert_type(trainer.test("split-0_final", "held-out", dataloader=loader, computational=computational), pd.DataFrame)
+    assert_type(Trainer.from_maps("runs/study", model=model, metrics={}, callbacks=[Seen()]), Trainer)
+    assert_type(trainer.callbacks, CallbacksHandler)
+    assert_type(trainer.callbacks.stats(), Stats)
+    assert_type(trainer.callbacks.finish(), Report)
+    assert_type(trainer.maps.splits, tuple[int, ...])
+    assert_type(trainer.maps.split(0).metrics, Path)
+    assert_type(trainer.metrics.names, tuple[str, ...])
+    assert_type(trainer.state.current_epoch, int)
+    weights, about = load_weights(trainer.maps.checkpoint("split-0_best-loss"), device="cpu")
+    assert_type(weights, dict[str, Any])
+    assert_type(about, dict[str, Any])
+
+
+class BranchTrainer(Trainer):
+    """A subclass: from_maps makes one."""
+
+
+assert_type(BranchTrainer.from_maps("runs/study"), BranchTrainer)
+
+
 # -------------------------------------------------------------------------------------------------------- the lazy root
 
 
@@ -279,6 +450,14 @@ def root() -> None:
     assert_type(async_trainer.keep(3), int)
     assert_type(async_trainer.__version__, str)
     async_trainer.capture.register(Net)
+    assert_type(async_trainer.Trainer.from_maps("runs"), Trainer)
+    assert_type(async_trainer.Maps("runs").path, Path)
+    assert_type(async_trainer.Split(0, Loader()).index, int)
+    assert_type(async_trainer.OptimizationConfig().num_epochs, int)
+    assert_type(async_trainer.ComputationalConfig().torch_device, torch.device)
+    assert_type(async_trainer.MetricsHandler().last, dict[str, Any])
+    models: list[async_trainer.Model] = [async_trainer.SupervisedModel(Net(), torch.nn.MSELoss(), torch.optim.Adam)]
+    print(models)
     try:
         handler.flush()
     except async_trainer.AsyncTrainerError as error:

@@ -8,9 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import async_trainer
 from async_trainer import Calback  # E: misspelt
 from async_trainer import Callback, CallbacksHandler, Event, TrainerState, background, inline, keep
+from async_trainer import ComputationalConfig, MetricsHandler, OptimizationConfig
+from async_trainer import Model, Split, SupervisedModel, Trainer
+from async_trainer.callbacks import EarlyStoping  # E: misspelt
+from async_trainer.callbacks import EarlyStopping, LRScheduler, MetricsLog, ModelCheckpoint, Upload
 
 
 class Hooks(Callback):
@@ -95,6 +101,48 @@ handler.proxy(Writer(), overflow="newest")  # E: no such policy
 handler.proxy(Writer(), factory=Writer)  # E: one or the other
 handler.proxy(factory=Writer())  # E: a function
 handler.proxy()  # E: of what?
+
+
+class NoSteps(Model):
+    def forward_step(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch
+
+    def evaluation_step(self, batch: torch.Tensor) -> torch.Tensor:  # E: a mapping
+        return batch
+
+
+net = torch.nn.Linear(1, 1)
+adam = torch.optim.Adam
+model = SupervisedModel(net, torch.nn.MSELoss(), adam)
+
+NoSteps()  # E: no optimizers
+SupervisedModel(net, torch.nn.MSELoss(), adam(net.parameters()))  # E: a function that makes it
+SupervisedModel(net, torch.nn.MSELoss, adam)  # E: an instance
+SupervisedModel(net, torch.nn.MSELoss(), adam, keys="x")  # E: a pair
+Trainer("runs", net)  # E: a Model
+Trainer(3, model)  # E: a path
+Trainer("runs", model, optimisation=None)  # E: misspelt
+Trainer("runs", model, callbacks=MetricsLog())  # E: a list
+Trainer("runs", model, optimization={"num_epochs": 3})  # E: an OptimizationConfig
+Trainer("runs", model).train([1, 2])  # E: a Split
+Trainer("runs", model).train(Split(0, []), {"seed": 0})  # E: a ComputationalConfig
+Trainer("runs", model).validate("split-0")  # E: a number
+Trainer("runs", model).test("split-0_final")  # E: on what?
+Trainer.from_maps("runs", module=model)  # E: misspelt
+Split("0", [])  # E: a number
+OptimizationConfig(5)  # E: keywords
+OptimizationConfig(epochs=5)  # E: no such field
+OptimizationConfig().num_epochs = 3  # E: immutable
+ComputationalConfig(device=0)  # E: text
+MetricsHandler().get_metric_value()  # E: which?
+EarlyStopping(mode="lowest")  # E: no such mode
+EarlyStopping("loss", 5)  # E: keywords
+LRScheduler(torch.optim.lr_scheduler.StepLR(adam(net.parameters()), 3))  # E: a function
+LRScheduler(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3), interval="batch")  # E: no such interval
+MetricsLog(every="10")  # E: a number
+ModelCheckpoint("loss", epochs=3)  # E: several
+ModelCheckpoint("loss", lst=True)  # E: misspelt
+Upload()  # E: where to?
 
 
 def kept(model: Hooks) -> Any:
