@@ -124,6 +124,9 @@ class Maps:
             config = json.loads(self.config.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             what = "holds no maps.json" if self.path.is_dir() else "does not exist"
+            stale = _aside(self.path, "replaced")
+            if stale.exists():
+                what += f" (what an interrupted overwrite has left of it is in {stale})"
             raise ConfigurationError(f"maps: {self.path} {what}: it is no directory of a Trainer") from None
         except ValueError as error:
             raise ConfigurationError(f"maps: {self.config} is damaged: {error}") from error
@@ -246,7 +249,7 @@ class SplitMaps:
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
     """Put a directory with that ``maps.json`` alone where another one is. Interrupted between two renames, the old one
     is whole, under its other name; it is deleted by the next replacement."""
-    made, stale = (path.with_name(f".{path.name}.{what}") for what in ("made", "replaced"))
+    made, stale = _aside(path, "made"), _aside(path, "replaced")
     for leftover in (made, stale):
         if leftover.exists():
             shutil.rmtree(leftover)
@@ -259,6 +262,10 @@ def _replace(path: Path, content: Mapping[str, Any]) -> None:
         raise
     sync_folder(path.parent)
     shutil.rmtree(stale)
+
+
+def _aside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
 
 
 def _is_partial(path: Path) -> bool:

@@ -32,7 +32,7 @@ class Split:
             another order each epoch, unless ``shuffle`` or a sampler is given; the validation data never is.
 
     Raises:
-        ConfigurationError: an argument of another kind, or loader options without a dataset.
+        ConfigurationError: an argument of another kind, loader options without a dataset, or no training batch.
     """
 
     def __init__(self, index: int, train: Data, val: Data | None = None, **loader: Any) -> None:
@@ -45,11 +45,12 @@ class Split:
             raise ConfigurationError("batch_sampler is for one dataset only: make the two loaders, and give those")
         self.index = index
         self._train = _loader("train", train, loader)
+        if _length(self._train) == 0:
+            raise ConfigurationError("train: there is no batch in it (fewer samples than a batch has, and drop_last?)")
         self._val = None if val is None else _loader("val", val, _unshuffled(loader))
 
     def __repr__(self) -> str:
-        sizes = [f"{name}={_size(data)}" for name, data in (("train", self._train), ("val", self._val))]
-        return f"Split({self.index}, {', '.join(sizes)})"
+        return f"Split({self.index}, train={_size(self._train)}, val={_size(self._val)})"
 
     @property
     def train_loader(self) -> Iterable[Any]:
@@ -126,10 +127,15 @@ def _unshuffled(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(data: Any) -> str:
+    length = _length(data)
+    return "None" if data is None else "? batches" if length is None else f"{length} batches"
+
+
+def _length(data: Any) -> int | None:
     try:
-        return "None" if data is None else f"{len(data)} batches"
+        return len(data)
     except TypeError:  # a DataLoader has a length only if its dataset has one
-        return "? batches"
+        return None
 
 
 capture.register(Split)(lambda split: split)

@@ -161,6 +161,13 @@ def test_what_can_not_be_read_says_why(tmp_path: Path) -> None:
         maps.read()
 
 
+def test_what_an_interrupted_overwrite_has_put_aside_is_found(tmp_path: Path) -> None:
+    maps = used(tmp_path / "maps")
+    maps.path.rename(tmp_path / ".maps.replaced")
+    with pytest.raises(ConfigurationError, match=r"does not exist \(what an interrupted overwrite .* is in .*replaced"):
+        maps.read()
+
+
 def test_a_split_that_was_not_trained_says_so(tmp_path: Path) -> None:
     maps = used(tmp_path / "maps")
     assert maps.split(2).read() == {"status": "finished"}

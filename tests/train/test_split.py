@@ -151,6 +151,8 @@ def test_options_go_to_the_dataset_that_there_is() -> None:
         ((0, Numbers()), {"batch_size": 0}, "no DataLoader can be made.*batch_size"),
         ((0, Numbers()), {"prefetch_factor": 2}, "no DataLoader can be made"),
         ((0, Numbers(0)), {}, "no DataLoader can be made"),
+        ((0, []), {}, "train: there is no batch in it"),
+        ((0, Numbers(3)), {"batch_size": 4, "drop_last": True}, "train: there is no batch in it.*drop_last"),
     ],
 )
 def test_what_can_not_be_trained_on_is_refused(arguments: Any, options: dict[str, Any], message: str) -> None:
