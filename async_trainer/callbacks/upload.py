@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -34,9 +35,10 @@ class Upload(Callback):
 
     Each object is there as a whole, or as it was before: an upload that breaks off, and a file that is rewritten while
     it is read, leave no trace under its name. A file is uploaded as it was at the event, which costs the loop a hard
-    link; of one that was rewritten in place since, which keeps nothing of before, what it is now. If it changes faster
-    than it is uploaded, only the newest version is. The object ``latest`` names the newest checkpoint, and is written
-    after it.
+    link; of one that was rewritten in place since, which keeps nothing of before, what it is now, once it is left
+    alone. (A file that is half rewritten at the event itself looks like any other: write to another name, and move
+    that into place.) If it changes faster than it is uploaded, only the newest version is. The object ``latest`` names
+    the newest checkpoint, and is written after it.
 
     What other callbacks write in the background after an event goes with the next; the last upload waits for them, if
     the run brings ``callbacks`` (as a Trainer does). What failed is tried again, at last with the next event; what
@@ -214,13 +216,22 @@ def cut(callbacks: Any) -> Barrier | None:
 def _wait_for(callbacks: Any) -> list[str]:
     """Wait until the other callbacks have handled what came before; returns the lanes that have not."""
     if isinstance(callbacks, Barrier):
-        deadline = time.monotonic() + PATIENCE
+        # As a task it must not hold up the loop, on which others may have to finish: another attempt comes later.
+        deadline = time.monotonic() + (0 if _on_event_loop() else PATIENCE)
         while not callbacks.done and time.monotonic() < deadline:
             time.sleep(0.005)
         return [lane.name for lane in callbacks.pending]
     if hasattr(callbacks, "flush"):  # inline: the handler itself
         return [*callbacks.flush().stalled]
     return []
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_training(state: Any) -> bool:

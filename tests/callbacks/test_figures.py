@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,6 @@ def plot(values: Any) -> Figure:
     figure = Figure(figsize=(1, 1), dpi=20)
     figure.subplots().plot(values)
     return figure
-
-
-class Uncopyable:
-    def __deepcopy__(self, memo: Any) -> Any:
-        raise TypeError("it was captured")
 
 
 def validate(
@@ -95,9 +91,9 @@ def test_a_figure_of_each_epoch_that_every_divides_goes_to_the_logs_of_the_split
 def test_what_the_function_does_not_name_is_not_captured(tmp_path: Path) -> None:
     handler = CallbacksHandler([Figures(lambda state: plot([state.current_epoch]), every=2, folder=tmp_path)])
     with handler:
-        validate(handler, 1, model=Uncopyable())
+        validate(handler, 1, model=threading.Lock())  # no copy can be made of it
         assert handler.stats().captures == 0
-        validate(handler, 2, model=Uncopyable())
+        validate(handler, 2, model=threading.Lock())
         assert handler.stats().captures == 2  # the start and the end of the validation
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-002.png"]
 
@@ -153,6 +149,17 @@ def test_a_function_that_fails_or_returns_something_else_is_raised_at_the_end(tm
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-003.png"]
     with pytest.raises(TypeError, match=r"Figures\(draw, every=1\) returned a str, not a matplotlib.figure.Figure"):
         Figures(draw, folder=tmp_path).on_validation_end(state=TrainerState(current_epoch=2))
+
+
+@WAYS
+def test_a_validation_that_broke_off_leaves_nothing_to_the_next(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    seen: list[int] = []
+    with CallbacksHandler([wrap(Figures(lambda outputs: seen.append(len(outputs)), folder=tmp_path))]) as handler:
+        state = TrainerState(called="train", current_epoch=1)
+        handler.call_event("on_validation_start", state=state)
+        handler.call_event("on_metrics_computation_start", state=state, output=torch.zeros(2))
+        validate(handler, 2)
+    assert seen == [2]
 
 
 def test_a_hook_that_is_tried_again_draws_the_same(tmp_path: Path) -> None:

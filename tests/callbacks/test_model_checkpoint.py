@@ -163,6 +163,7 @@ def test_each_training_has_a_best_of_its_own(tmp_path: Path) -> None:
     maps = Maps(tmp_path)
     handler = CallbacksHandler([ModelCheckpoint("loss")])
     Run(handler, maps=maps, split_idx=0).start().epochs([1.0, 2.0])
+    handler.flush()
     with hold(handler):  # the lane has not begun the second training when its epochs are judged
         Run(handler, maps=maps, split_idx=1).start().epochs([7.0, 5.0, 6.0])
     handler.close()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import fsspec
 import pytest
 from fsspec.registry import _registry
@@ -131,6 +132,7 @@ def test_validate_and_test_upload_nothing(run_folder: Path, store: Path) -> None
     run.fire("on_exception", exception=ValueError())
     run.handler.close()
     assert not store.exists()
+    assert not list(run_folder.glob(".upload-*"))
 
 
 @WAYS
@@ -160,6 +162,19 @@ def test_the_last_upload_waits_for_what_other_callbacks_write_in_the_background(
     held.set()
     run.handler.close()
     assert objects(store) == {"late.pt": b"late", "latest": b"late.pt\n"}
+
+
+def test_as_a_task_it_waits_without_holding_up_other_tasks(run_folder: Path, store: Path) -> None:
+    class Slow(Callback):
+        async def on_epoch_end(self) -> None:
+            await anyio.sleep(0.02)
+            write(run_folder / "late.txt", b"late")
+
+    uploader = background(Upload(str(store), folder=run_folder), placement="task", backoff=0.05)
+    run = Run(uploader, background(Slow()))
+    run.epoch()
+    run.end()
+    assert objects(store) == {"late.txt": b"late"}
 
 
 def test_what_is_never_written_is_an_error_at_the_end(
@@ -402,6 +417,25 @@ def test_what_fails_to_the_end_is_raised_there_without_credentials(
         assert secret not in shown
     assert repr(uploader) == f"Upload('ftp://***@{url.partition('@')[2].partition('?')[0]}', files=['**/*'])"
     assert pickle.loads(pickle.dumps(uploader)).store.url == url
+
+
+def test_an_error_that_tells_credentials_is_told_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(self: ObjectStore) -> None:
+        raise PermissionError("jane may not use hun/ter2 (hun%2Fter2, s3cr3t) at http://proxy:pass@host/x?y")
+
+    monkeypatch.setattr(ObjectStore, "_connect", connect)
+    place = ObjectStore("memory://jane:hun%2Fter2@bucket", {"inner": {"password": "s3cr3t"}})
+    with pytest.raises(UploadError) as raised:
+        place.put("a.txt", tmp_path)
+    assert str(raised.value) == (
+        "a.txt could not be uploaded to memory://***@bucket: PermissionError: *** may not use *** (***, ***) at "
+        "http://***@host/x?y"
+    )
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+    with pytest.raises(UploadError) as raised:
+        ObjectStore("memory://bucket", {}).put("a.txt", tmp_path)
+    assert isinstance(raised.value.__cause__, PermissionError)  # nothing to hide
 
 
 def test_a_key_with_a_slash_is_not_shown_either() -> None:
