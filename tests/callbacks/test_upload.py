@@ -8,8 +8,10 @@ import os
 import pickle
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -164,12 +166,18 @@ def test_the_last_upload_waits_for_what_other_callbacks_write_in_the_background(
     assert objects(store) == {"late.pt": b"late", "latest": b"late.pt\n"}
 
 
-def test_as_a_task_it_waits_without_holding_up_other_tasks(run_folder: Path, store: Path) -> None:
+def test_as_a_task_it_waits_without_holding_up_other_tasks(
+    run_folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(seconds: float) -> None:
+        raise AssertionError("the loop was held up")
+
     class Slow(Callback):
         async def on_epoch_end(self) -> None:
             await anyio.sleep(0.02)
             write(run_folder / "late.txt", b"late")
 
+    monkeypatch.setattr(upload, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     uploader = background(Upload(str(store), folder=run_folder), placement="task", backoff=0.05)
     run = Run(uploader, background(Slow()))
     run.epoch()
