@@ -92,7 +92,7 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
                 big = [*(big or ()), place]
                 continue
             if memo is None:
-                memo = Memo()
+                memo = Memo(pool.store, pool.used)
             live[place] = take(value, memo, plan.argument(place))
         except Exception as error:
             live[place] = Uncaptured(error.with_traceback(None))  # whose frames hold live values
@@ -100,7 +100,10 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
         lease = pool.reserve(size(*(live[place] for place in big)), essential=plan.essential)
         if lease is None:
             return None, None
-        memo = memo or Memo()
+        memo = memo or Memo(pool.store)
+        memo.used = pool.used
+        if pool.store is not None:
+            pool.store.reclaim(memo.used)
         try:
             for place in big:
                 try:
@@ -113,6 +116,9 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
     if memo is not None and memo.nbytes:
         lease = pool.account(lease, memo.nbytes)
         lease.buffers = memo.buffers
+        if memo.transfer is not None and pool.store is not None:
+            lease.transfer = memo.transfer
+            pool.store.submit(memo.transfer, memo.expecting)
     return live, lease
 
 

@@ -27,7 +27,7 @@ from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool, current_lane
 from async_trainer.runtime.stats import Report, Stats
 from async_trainer.settings import check_settings
-from async_trainer.snapshot import capture
+from async_trainer.snapshot import Store, capture
 from async_trainer.states import check_states, load_state, read_state, visits
 from async_trainer.suggest import refuse_unknown_options, suggestion
 
@@ -99,6 +99,8 @@ class CallbacksHandler:
             switch_interval=switch_interval,
             synchronous=synchronous,
         )
+        self._store = Store(max_snapshot_bytes, self._pool.waited, overlap=not synchronous)
+        self._pool.store = self._store
         self._events = (*ALL_EVENTS, *self._settings["events"])
         self._routes: Mapping[str, Route | None] = dict.fromkeys(self._events)
         # By name, in list order. Closed to those who look into a callback that holds its handler (see refuse_holders).
@@ -184,7 +186,9 @@ class CallbacksHandler:
             self._pool.release(snapshot.lease)
 
     def _plan(self, route: Route, arguments: dict[str, Any]) -> Plan:
-        refuse_holders(self._attached.values(), [*self._provided.values(), *arguments.values()])
+        live = [*self._provided.values(), *arguments.values()]
+        refuse_holders(self._attached.values(), live)
+        self._store.watch(live)
         plan = make_plan(route.tasks, route.event, arguments, self._provided)
         for slot in plan.slots:
             if slot.select is None and not slot.plain_only:
@@ -316,10 +320,12 @@ class CallbacksHandler:
 
     def fence(self) -> None:
         """Wait until nothing is copied from the weights any more; to be called before they change by other means than
-        an optimizer's step. The training thread.
+        the step of a torch optimizer that the run was given. The training thread.
 
-        Captures are whole when ``call_event`` returns, so today there is nothing to wait for.
+        Copies of big parameters and optimizer states go on while the loop does; each optimizer's step waits for them.
+        Everything else is whole when ``call_event`` returns.
         """
+        self._store.fence()
 
     def flush(self, timeout: float | None = None) -> Report:
         """Wait until everything that was emitted before is handled. Any thread, but not inside a background hook.

@@ -106,6 +106,7 @@ class HookTask:
         if arrangement.problem is not None:
             raise arrangement.problem
         values = snapshot.values
+        lease = snapshot.lease
         scope: Scope | None = None
         arguments: dict[str, Any] = {}
         for name, place in arrangement.places:
@@ -113,6 +114,8 @@ class HookTask:
             if isinstance(value, Sealed):
                 if scope is None:
                     scope = Scope(self.where_called)
+                    if lease is not None and lease.transfer is not None:
+                        lease.transfer.check()
                 value = value.open(scope)
             elif value is UNTAKEN:
                 value = Untaken(self.where_called, name)

@@ -125,6 +125,8 @@ class CallTask:
 
     def call(self, job: Job, attempt: int) -> Any:
         handle: Handle = job.payload
+        if handle.lease is not None and handle.lease.transfer is not None:
+            handle.lease.transfer.check()
         scope = Scope(self.title) if handle.sealed else None
         try:
             args, kwargs = (handle.args, handle.kwargs) if scope is None else self._open(handle, scope)

@@ -13,15 +13,27 @@ DISABLE_AFTER = 3
 _jitter = random.Random()  # of its own: the global generators belong to the training
 
 
+class Transfer(Protocol):
+    """Copies that are under way."""
+
+    @property
+    def done(self) -> bool:
+        """Whether they are made."""
+
+    def check(self) -> None:
+        """Wait for them, and raise what went wrong."""
+
+
 class Lease:
     """The bytes that a snapshot takes of the budget, until the last of its lanes is done with it."""
 
-    __slots__ = ("__weakref__", "buffers", "lanes", "nbytes")
+    __slots__ = ("__weakref__", "buffers", "lanes", "nbytes", "transfer")
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self.lanes = 1  # the capture itself, until it is pushed
-        self.buffers: Sequence[Any] = ()  # weak references to the big copies: to tell what a hook still holds later
+        self.buffers: Sequence[Any] = ()  # the big copies: to be used again, and to tell what a hook still holds
+        self.transfer: Transfer | None = None  # copies that are made while the training goes on
 
 
 class Payload(Protocol):

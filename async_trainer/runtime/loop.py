@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup
 
-from async_trainer.runtime.waiters import Gate
+from async_trainer.gate import Gate
 
 if TYPE_CHECKING:
     from async_trainer.runtime.pool import Pool

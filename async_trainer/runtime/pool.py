@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from async_trainer.errors import InsideHookError
+from async_trainer.gate import uninterrupted
 from async_trainer.runtime import books, exits
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.failures import say
@@ -20,7 +21,7 @@ from async_trainer.runtime.loop import LoopThread
 from async_trainer.runtime.placement import PLACEMENTS
 from async_trainer.runtime.stats import LaneStats, Report, Waits
 from async_trainer.runtime.traffic import NEVER, TICK, Traffic, current_lane
-from async_trainer.runtime.waiters import Waiters, uninterrupted
+from async_trainer.runtime.waiters import Waiters
 
 __all__ = ["Pool", "current_lane"]
 
@@ -273,6 +274,8 @@ class Pool(Traffic):
             worker.join(max(0.0, (soon if self.lanes[name].hung else until) - clock()))
         self.loop.stop()
         self.loop.join(LOOP_GRACE)
+        if self.store is not None:
+            self.store.close(JOIN)
         if not self.hung:
             exits.forget(self)
 
@@ -281,6 +284,8 @@ class Pool(Traffic):
         self.tell()
         if self._workers_have_ended:
             self.loop.stop()
+            if self.store is not None:
+                self.store.close(0.0)
             self._forget()
 
     def loop_ended(self) -> None:
@@ -325,6 +330,11 @@ class Pool(Traffic):
         return Waits(**self.waited)
 
     @property
+    def used(self) -> int:
+        """Bytes of the budget in use, about."""
+        return self._budget.used
+
+    @property
     def snapshot_bytes(self) -> int:
         """Bytes of the budget in use."""
         with self._lock:
@@ -337,6 +347,8 @@ class Pool(Traffic):
         self._finalizers.clear()
         self.failures.after_fork()
         self._waiters = Waiters()
+        if self.store is not None:
+            self.store.after_fork()
         self.ending = self.closed = True
         self.workers = {}
         self.loop.after_fork()

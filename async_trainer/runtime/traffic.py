@@ -49,6 +49,7 @@ class Traffic:
         self.synchronous = synchronous
         self.failures = Failures()
         self.kept = Kept()
+        self.store: Any = None  # where the big copies are: it is told when the lanes are done with them, and of the end
         self.lanes: dict[str, Lane] = {}
         self.workers: dict[str, Worker] = {}
         self.ending = False  # workers end when there is nothing left to do
@@ -231,6 +232,8 @@ class Traffic:
     def _release(self, lease: Lease | None) -> None:
         if lease is not None and self._budget.release(lease):
             self.kept.add(lease.buffers)
+            if self.store is not None:
+                self.store.give_back(lease.buffers)
             lease.buffers = ()
             self._waiters.ring()
 

@@ -12,6 +12,7 @@ from async_trainer.snapshot.memo import Memo
 from async_trainer.snapshot.registry import Registry, capture, size, take
 from async_trainer.snapshot.sealed import Scope, Sealed, open_value
 from async_trainer.snapshot.standin import keep
+from async_trainer.snapshot.store import Store
 
 __all__ = [
     "SMALL",
@@ -20,6 +21,7 @@ __all__ = [
     "Registry",
     "Scope",
     "Sealed",
+    "Store",
     "capture",
     "held_by",
     "keep",

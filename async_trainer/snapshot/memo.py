@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from async_trainer.snapshot.bundle import Bundle
 
 if TYPE_CHECKING:
+    from async_trainer.snapshot.copier import Transfer
+    from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.sealed import SealedLeaf, SealedNode
+    from async_trainer.snapshot.store import Store
 
 
 class Buffer(weakref.ref[Any]):
@@ -34,21 +37,35 @@ class Memo:
         private: within a module: its tensors are written in place by ``forward``, so each hook needs its own.
         deep: the memo of ``copy.deepcopy``, once it is needed.
         bundle: once a cycle was found.
-        batch: within a module or an optimizer: the tensors found so far, copied together at its end.
+        batch: within a module or an optimizer: the tensors found so far, copied together at its end; each with the
+            fence of the optimizer whose state it is.
+        store: where big copies go; None: to memory of their own, at once.
+        used: bytes of the budget in use, this event's included.
+        owner: within an optimizer: its fence.
+        transfer: the copies that are made while the training goes on.
+        expecting: the fences that wait for it.
     """
 
-    __slots__ = ("alive", "argument", "batch", "buffers", "bundle", "copies", "deep", "nbytes", "private")
+    __slots__ = (
+        "alive", "argument", "batch", "buffers", "bundle", "copies", "deep", "expecting", "nbytes", "owner", "private",
+        "store", "transfer", "used",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store | None = None, used: int = 0) -> None:
         self.copies: dict[int, Any] = {}
         self.alive: list[object] = []
         self.nbytes = 0
-        self.buffers: list[Buffer] = []
+        self.buffers: list[Any] = []
         self.argument = ""
         self.private = False
         self.bundle: Bundle | None = None
         self.deep: dict[int, Any] | None = None
-        self.batch: list[tuple[SealedLeaf, Any, int]] | None = None
+        self.batch: list[tuple[SealedLeaf, Any, int, Fence | None]] | None = None
+        self.store = store
+        self.used = used
+        self.owner: Fence | None = None
+        self.transfer: Transfer | None = None
+        self.expecting: set[Fence] = set()
 
     def put(self, source: object, taken: Any) -> None:
         """Remember what became of a live value."""

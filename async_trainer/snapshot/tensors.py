@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from async_trainer.snapshot.attributes import take_fields
+from async_trainer.snapshot.big import Entry, copy_big
 from async_trainer.snapshot.containers import SealedDict
 from async_trainer.snapshot.kind import REFERENCE, SMALL, Kind
 from async_trainer.snapshot.memo import Memo
@@ -100,11 +101,11 @@ def fill(sealed: SealedTensor, value: torch.Tensor, nbytes: int, memo: Memo) -> 
     memo.copies[id(value)] = sealed
     memo.alive.append(value)
     if memo.batch is not None and sealed.cls in _batched:
-        memo.batch.append((sealed, value, nbytes))
+        memo.batch.append((sealed, value, nbytes, memo.owner))
+    elif nbytes > SMALL:
+        take_big([(sealed, value, nbytes, None)], memo, overlap=False)
     else:
         sealed.copied = clone(value)
-        if nbytes > SMALL:
-            memo.hold(_memory(sealed.copied), nbytes)
     if value.__dict__:
         sealed.fields = _take_marks(sealed.cls, value.__dict__, memo)
         # A Parameter of a tensor subclass says so by an attribute, not by its class.
@@ -139,11 +140,19 @@ class Batch(AbstractContextManager[None]):
         batch, self.memo.batch = self.memo.batch or [], None
         if kind is not None or not batch:
             return
-        copies = _clone_all([value for _, value, _ in batch])
-        for (sealed, _, nbytes), copied in zip(batch, copies, strict=True):
-            sealed.copied = copied
-            if nbytes > SMALL:
-                self.memo.hold(_memory(copied), nbytes)
+        small = [entry for entry in batch if entry[2] <= SMALL]
+        for entry, copied in zip(small, _clone_all([value for _, value, _, _ in small]), strict=True):
+            entry[0].copied = copied
+        if len(small) < len(batch):
+            take_big([entry for entry in batch if entry[2] > SMALL], self.memo, overlap=True)
+
+
+def take_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> None:
+    """Copy big tensors: into the handler's buffers, or into memory of their own. TRAINING THREAD."""
+    rest = copy_big(entries, memo, overlap=overlap)
+    for (sealed, _, nbytes, _), copied in zip(rest, _clone_all([value for _, value, _, _ in rest]), strict=True):
+        sealed.copied = copied
+        memo.hold(_memory(copied), nbytes)
 
 
 def _clone_all(values: list[torch.Tensor]) -> list[torch.Tensor]:

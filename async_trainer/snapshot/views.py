@@ -114,13 +114,17 @@ def _take(base: type, dropped: Callable[[str, Any], Any]) -> Callable[[Any, Memo
             return memo.again(known)
         sealed = SealedView(memo.argument)
         memo.begin(value, sealed)
-        with Batch(memo):
-            for name, part in vars(value).items():
-                replacement = dropped(name, part)
-                if replacement is None:
-                    _take_one(name, part, sealed.fields, memo)
-                elif replacement is not ...:
-                    sealed.fields[name] = replacement
+        owner, memo.owner = memo.owner, memo.store.fence_of(value) if memo.store is not None else None
+        try:
+            with Batch(memo):
+                for name, part in vars(value).items():
+                    replacement = dropped(name, part)
+                    if replacement is None:
+                        _take_one(name, part, sealed.fields, memo)
+                    elif replacement is not ...:
+                        sealed.fields[name] = replacement
+        finally:
+            memo.owner = owner
         live: Any = type(value)
         sealed.cls = view_class(base, live, frozenset(vars(value).keys() - sealed.fields.keys() - {"step"}))
         sealed.done = True

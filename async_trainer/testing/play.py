@@ -96,7 +96,7 @@ class Rehearsal:
                 state.should_stop = True
 
         run = TrainingRun(
-            self.model, self.maps, state, call_event, self.computational, self.metrics,
+            self.model, self.maps, state, call_event, handler.fence, self.computational, self.metrics,
             optimization=self.optimization, optimizers=self.optimizers,
             train_loader=self.split.train_loader, val_loader=self.split.val_loader,
         )  # fmt: skip

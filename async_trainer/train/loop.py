@@ -47,6 +47,7 @@ def optimize(run: TrainingRun) -> None:
     steppers: dict[str, Any] = {"optimizers": run.optimizers, "grad_scaler": run.grad_scaler}
     run.call(Event.OPTIMIZATION_STEP_START, **steppers)
     run.clip_gradients()
+    run.fence()  # a model's own step, or a compiled one, may pass the optimizers' hooks by
     run.model.optimization_step(run.optimizers, run.grad_scaler)
     run.grad_scaler.update()
     run.zero_grad()

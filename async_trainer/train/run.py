@@ -28,6 +28,8 @@ class Run:
     state: TrainerState
     fire: Callable[..., None]
     """``CallbacksHandler.call_event``."""
+    fence: Callable[[], None]
+    """``CallbacksHandler.fence``."""
     computational: ComputationalConfig
     metrics: MetricsHandler
     termination: Termination = field(default_factory=Termination)

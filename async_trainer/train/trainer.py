@@ -195,7 +195,7 @@ class Trainer:
             recorded(folder, split, computational, run_metrics, self.state),
         ):
             run = TrainingRun(
-                self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics, asked,
+                self.model, self.maps, self.state, self.callbacks.call_event, self.callbacks.fence, computational, run_metrics, asked,
                 optimization=self.optimization, train_loader=split.train_loader, val_loader=split.val_loader,
             )  # fmt: skip
             with self._guarded(run):
@@ -281,7 +281,15 @@ class Trainer:
         rows = []
         for name, path in paths.items():
             self.state.called, self.state.split_idx = "validate", split_idx
-            run = Run(self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics)
+            run = Run(
+                self.model,
+                self.maps,
+                self.state,
+                self.callbacks.call_event,
+                self.callbacks.fence,
+                computational,
+                run_metrics,
+            )
             with computational.applied(), self._guarded(run):
                 self._load(path, name)
                 self._to_device(computational)
@@ -339,7 +347,15 @@ class Trainer:
         check_loader(dataloader)
         self._groups[group_name] = dataloader
         self.state.called, self.state.split_idx = "test", None
-        run = Run(self.model, self.maps, self.state, self.callbacks.call_event, computational, run_metrics)
+        run = Run(
+            self.model,
+            self.maps,
+            self.state,
+            self.callbacks.call_event,
+            self.callbacks.fence,
+            computational,
+            run_metrics,
+        )
         with computational.applied(), self._guarded(run):
             self._load(path, model_checkpoint)
             self._to_device(computational)
@@ -372,6 +388,7 @@ class Trainer:
 
     def _load(self, path: Path, name: str) -> None:
         weights, _ = load_weights(path)
+        self.callbacks.fence()
         try:
             self.model.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:

@@ -401,3 +401,13 @@ def test_a_checkpoint_of_a_run_that_failed_is_still_there_to_validate(tmp_path: 
         study.validate(0)
     again = Trainer.from_maps(tmp_path / "maps", model=FailsAt(Boom()))
     assert again.maps.splits == (0,)
+
+
+def test_optimizers_without_names_are_refused_by_name(tmp_path: Path) -> None:
+    class Nameless(SupervisedModel):
+        def build_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    model = Nameless(nn.Linear(3, 1), nn.MSELoss(), torch.optim.SGD)
+    with pytest.raises(ConfigurationError, match="build_optimizers must return optimizers by name"):
+        trainer(tmp_path, model=model).train(split())

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup
 
+from async_trainer.gate import Gate
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.job import Job, Mark
-from async_trainer.runtime.waiters import Gate
+
+COPYING = 0.001  # s: to look again whether the copies are made; waiting for them would hold up the loop
 
 if TYPE_CHECKING:
     from async_trainer.runtime.lane import Lane
@@ -127,6 +129,9 @@ class TaskWorker:
 
     async def _call(self, job: Job, attempt: int) -> Any:
         timeout = job.task.owner.timeout
+        lease = job.payload.lease
+        while lease is not None and lease.transfer is not None and not lease.transfer.done:
+            await anyio.sleep(COPYING)
         with anyio.move_on_after(timeout) as scope:
             result = job.task.call(job, attempt)
             return await result if inspect.isawaitable(result) else result

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from async_trainer.gate import Gate
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
-from async_trainer.runtime.waiters import Gate
 
 if TYPE_CHECKING:
     from async_trainer.runtime.lane import Lane

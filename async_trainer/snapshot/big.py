@@ -1,0 +1,61 @@
+"""Big tensors: into warm buffers, at once; or, where a fence guards them, while the training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from async_trainer.snapshot.buffers import Pooled
+from async_trainer.snapshot.copier import Transfer, copy_all
+from async_trainer.snapshot.memo import Memo
+
+if TYPE_CHECKING:
+    from async_trainer.snapshot.fence import Fence
+    from async_trainer.snapshot.sealed import SealedLeaf
+
+Entry = tuple["SealedLeaf", torch.Tensor, int, "Fence | None"]
+
+
+def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Entry]:
+    """Copy what fits into buffers; the rest is returned. TRAINING THREAD.
+
+    Args:
+        entries: what seals a tensor, the live tensor, its bytes, and the fence of the optimizer whose state it is.
+        memo: the event's.
+        overlap: whether to look for those that a fence guards: then their copies are made while the training goes on.
+    """
+    store = memo.store
+    if store is None:
+        return list(entries)
+    rest: list[Entry] = []
+    fences = store.fenced() if overlap else {}
+    now: list[tuple[torch.Tensor, torch.Tensor, str]] = []
+    expecting: set[Fence] = set()
+    with torch.inference_mode(False):
+        for entry in entries:
+            sealed, live, nbytes, owner = entry
+            plain = live.layout is torch.strided and live.device.type == "cpu" and type(live) in PLAIN
+            buffer = store.buffer(live, memo.used) if plain else None
+            if buffer is None:
+                rest.append(entry)
+                continue
+            fence = owner or fences.get(id(live))
+            if not overlap or fence is None or fence.stepping:
+                now.append((buffer, live, memo.argument))
+                transfer = None
+            else:
+                transfer = memo.transfer = memo.transfer or Transfer()
+                transfer.add(buffer, live, memo.argument)
+                expecting.add(fence)
+            sealed.copied = buffer
+            memo.buffers.append(Pooled(buffer, nbytes, transfer))
+            memo.nbytes += nbytes
+    if now:
+        copy_all(now)
+    memo.expecting |= expecting
+    return rest
+
+
+PLAIN: tuple[Any, ...] = (torch.Tensor, torch.nn.Parameter)

@@ -1,0 +1,86 @@
+"""The wait, just before an optimizer changes its weights, for copies of those weights that are still under way."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from async_trainer.snapshot.copier import Transfer
+
+
+class Fence:
+    """Guards what one optimizer changes: the parameters of its groups, and its state.
+
+    Args:
+        optimizer: one of torch's own; its step hooks are used.
+        waited: the seconds that the training thread has waited, by what for; added to under ``"fence"``.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, waited: dict[str, float]) -> None:
+        self._optimizer = weakref.ref(optimizer)
+        self._waited = waited
+        self._pending: list[Transfer] = []
+        self.stepping = False  # within a step (LBFGS calls the loop's closure there) nothing may be copied later
+        self._hooks = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Fence of {type(self._optimizer()).__name__}, {len(self._pending)} pending>"
+
+    @property
+    def alive(self) -> bool:
+        """Whether its optimizer is."""
+        return self._optimizer() is not None
+
+    def parameters(self) -> Iterable[int]:
+        """The ids of the parameters that are its optimizer's now. TRAINING THREAD."""
+        optimizer = self._optimizer()
+        groups = optimizer.param_groups if optimizer is not None else ()
+        return (id(parameter) for group in groups for parameter in group["params"])
+
+    def guards(self, optimizer: object) -> bool:
+        """Whether ``optimizer`` is its own."""
+        return self._optimizer() is optimizer
+
+    def expect(self, transfer: Transfer) -> None:
+        """Wait for ``transfer`` before the next step. TRAINING THREAD."""
+        if transfer not in self._pending:
+            self._pending = [one for one in self._pending if not one.done]
+            self._pending.append(transfer)
+
+    def wait(self) -> None:
+        """Wait for the copies that are under way. TRAINING THREAD."""
+        while self._pending:  # one by one: Ctrl-C here must not make the next step forget those that are left
+            self._waited["fence"] += self._pending[0].wait()
+            del self._pending[0]
+
+    def remove(self) -> None:
+        """Leave the optimizer as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def forget(self) -> None:
+        """In a forked child nobody makes the copies."""
+        self._pending = []
+
+    def _before_step(self, *_: Any) -> None:
+        self.wait()
+        self.stepping = True
+
+    def _after_step(self, *_: Any) -> None:
+        self.stepping = False
+
+
+def torchs_own(values: Iterable[Any], levels: int = 2) -> Iterable[torch.optim.Optimizer]:
+    """The optimizers among ``values`` that are of torch's own classes: what others change, and when, isn't known."""
+    for value in values:
+        if isinstance(value, torch.optim.Optimizer):
+            if type(value).__module__.startswith("torch.optim."):
+                yield value
+        elif isinstance(value, (Mapping, list, tuple)) and levels:
+            yield from torchs_own(value.values() if isinstance(value, Mapping) else value, levels - 1)

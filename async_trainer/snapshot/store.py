@@ -1,0 +1,123 @@
+"""Where the big copies of a handler's events are: warm buffers, filled at once, or while the training goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from async_trainer.snapshot.buffers import Buffers, Pooled
+    from async_trainer.snapshot.copier import Copier, Transfer
+    from async_trainer.snapshot.fence import Fence
+
+STOP = 5.0  # s: for copies under way at the end
+
+
+class Store:
+    """The buffers, the copier and the fences of a handler. It loads torch when the first tensor comes.
+
+    Args:
+        limit: bytes that the buffers in use and those that wait may take together.
+        waited: the seconds that the training thread has waited, by what for; added to under ``"fence"``.
+        overlap: whether copies may be made while the training goes on.
+    """
+
+    def __init__(self, limit: int, waited: dict[str, float], *, overlap: bool = True) -> None:
+        self._limit = limit
+        self._waited = waited
+        self._overlap = overlap
+        self._buffers: Buffers | None = None
+        self._copier: Copier | None = None
+        self._fences: list[Fence] = []
+
+    def __repr__(self) -> str:
+        waiting = self._buffers.nbytes if self._buffers is not None else 0
+        return f"<Store: {waiting} bytes wait to be used again, {len(self._fences)} optimizers fenced>"
+
+    # ------------------------------------------------------------------------------------------------- the optimizers
+
+    def watch(self, values: Iterable[Any]) -> None:
+        """Fence the optimizers among ``values``: what they change may be copied until their next step. TRAINING
+        THREAD."""
+        if not self._overlap or "torch" not in sys.modules:
+            return
+        from async_trainer.snapshot.fence import Fence, torchs_own
+
+        for optimizer in torchs_own(values):
+            if not any(fence.guards(optimizer) for fence in self._fences):
+                self._fences = [fence for fence in self._fences if fence.alive]
+                self._fences.append(Fence(optimizer, self._waited))
+
+    def fenced(self) -> dict[int, Fence]:
+        """The fence of each parameter that has one, by the parameter's id. TRAINING THREAD."""
+        return {identity: fence for fence in self._fences for identity in fence.parameters()}
+
+    def fence_of(self, optimizer: object) -> Fence | None:
+        """The fence of an optimizer, if it has one."""
+        return next((fence for fence in self._fences if fence.guards(optimizer)), None)
+
+    def fence(self) -> None:
+        """Wait for all copies that are under way. TRAINING THREAD."""
+        for fence in self._fences:
+            fence.wait()
+
+    # ---------------------------------------------------------------------------------------------------- the copies
+
+    def buffer(self, live: torch.Tensor, used: int) -> torch.Tensor | None:
+        """A buffer for a copy of ``live``, while ``used`` bytes are in use; None: it has no form that is kept warm."""
+        if self._buffers is None:
+            from async_trainer.snapshot.buffers import Buffers
+
+            self._buffers = Buffers()
+        return self._buffers.like(live, self._limit - used)
+
+    def submit(self, transfer: Transfer, fences: Iterable[Fence]) -> None:
+        """Make the copies of ``transfer`` while the training goes on, until one of ``fences`` waits. TRAINING
+        THREAD."""
+        if self._copier is None:
+            from async_trainer.snapshot.copier import Copier
+
+            self._copier = Copier()
+        for fence in fences:
+            fence.expect(transfer)
+        self._copier.submit(transfer)
+
+    def reclaim(self, used: int) -> None:
+        """Look at what was given back; what waits takes no more than the budget has left. TRAINING THREAD."""
+        if self._buffers is not None:
+            self._buffers.reclaim()
+            self._buffers.trim(self._limit - used)
+
+    def give_back(self, buffers: Sequence[Pooled]) -> None:
+        """The last lane is done with ``buffers``. Any thread, possibly under a lock."""
+        if self._buffers is not None:
+            self._buffers.give_back(buffers)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of buffers that wait to be used again."""
+        return self._buffers.nbytes if self._buffers is not None else 0
+
+    # -------------------------------------------------------------------------------------------------------- the end
+
+    def close(self, timeout: float = STOP) -> None:
+        """Let the copies under way be made, end the copier, and leave the optimizers as they were. Any thread."""
+        self._overlap = False
+        fences, self._fences = self._fences, []
+        for fence in fences:
+            fence.remove()
+        copier, self._copier = self._copier, None
+        if copier is not None:
+            copier.stop(timeout)
+        self._buffers = None
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing is copied, nobody waits for what isn't."""
+        self._overlap = False
+        for fence in self._fences:
+            fence.forget()
+        self._fences = []
+        self._copier = self._buffers = None
