@@ -169,7 +169,10 @@ def test_the_last_upload_waits_for_what_other_callbacks_write_in_the_background(
 def test_as_a_task_it_waits_without_holding_up_other_tasks(
     run_folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    slept: list[float] = []
+
     def sleep(seconds: float) -> None:
+        slept.append(seconds)
         raise AssertionError("the loop was held up")
 
     class Slow(Callback):
@@ -183,6 +186,7 @@ def test_as_a_task_it_waits_without_holding_up_other_tasks(
     run.epoch()
     run.end()
     assert objects(store) == {"late.txt": b"late"}
+    assert slept == []
 
 
 def test_what_is_never_written_is_an_error_at_the_end(
