@@ -53,6 +53,15 @@ def check_model(model: Any) -> None:
         raise ConfigurationError(f"model must be a Model, not a {type(model).__name__}{hint}")
 
 
+def check_optimizers(optimizers: Any) -> dict[str, torch.optim.Optimizer]:
+    """What a model has built: optimizers by name."""
+    if not isinstance(optimizers, dict) or not optimizers:
+        raise ConfigurationError(
+            f"build_optimizers must return optimizers by name, such as {{'optimizer': ...}}, not {optimizers!r}"
+        )
+    return optimizers
+
+
 def check_split(split: Any) -> None:
     """Refuse what is no Split."""
     if not isinstance(split, Split):

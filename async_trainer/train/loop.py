@@ -93,7 +93,8 @@ def evaluate(run: Run, loader: Iterable[Any], *, epoch: int | None = None) -> No
             with run.computational.autocast():
                 output = run.model.evaluation_step(batch)
             run.call(Event.METRICS_COMPUTATION_START, output=output, metrics=run.metrics)
-            frame = run.metrics(output, epoch=epoch)
+            with run.computational.autocast():  # as where the loss is computed in training
+                frame = run.metrics(output, epoch=epoch)
             run.call(Event.METRICS_COMPUTATION_END, detailed_metrics_df=frame)
             run.call(Event.BATCH_END)
             run.termination.act()

@@ -22,6 +22,7 @@ from async_trainer.train.arguments import (
     as_optimization,
     check_loader,
     check_model,
+    check_optimizers,
     check_split,
 )
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
@@ -195,7 +196,8 @@ class Trainer:
             recorded(folder, split, computational, run_metrics, self.state),
         ):
             run = TrainingRun(
-                self.model, self.maps, self.state, self.callbacks.call_event, self.callbacks.fence, computational, run_metrics, asked,
+                self.model, self.maps, self.state, self.callbacks.call_event, self.callbacks.fence,
+                computational, run_metrics, asked,
                 optimization=self.optimization, train_loader=split.train_loader, val_loader=split.val_loader,
             )  # fmt: skip
             with self._guarded(run):
@@ -223,7 +225,7 @@ class Trainer:
             save_weights(self.maps.initial, self.model.state_dict(), {})
         self._to_device(run.computational)
         self.model.train()
-        run.optimizers = self.model.build_optimizers()
+        run.optimizers = check_optimizers(self.model.build_optimizers())
         run.grad_scaler = run.computational.grad_scaler()
         run.zero_grad()
 
@@ -281,15 +283,7 @@ class Trainer:
         rows = []
         for name, path in paths.items():
             self.state.called, self.state.split_idx = "validate", split_idx
-            run = Run(
-                self.model,
-                self.maps,
-                self.state,
-                self.callbacks.call_event,
-                self.callbacks.fence,
-                computational,
-                run_metrics,
-            )
+            run = self._evaluation(computational, run_metrics)
             with computational.applied(), self._guarded(run):
                 self._load(path, name)
                 self._to_device(computational)
@@ -347,15 +341,7 @@ class Trainer:
         check_loader(dataloader)
         self._groups[group_name] = dataloader
         self.state.called, self.state.split_idx = "test", None
-        run = Run(
-            self.model,
-            self.maps,
-            self.state,
-            self.callbacks.call_event,
-            self.callbacks.fence,
-            computational,
-            run_metrics,
-        )
+        run = self._evaluation(computational, run_metrics)
         with computational.applied(), self._guarded(run):
             self._load(path, model_checkpoint)
             self._to_device(computational)
@@ -373,6 +359,10 @@ class Trainer:
             save_results(run.metrics, results)
             run.call(Event.TEST_END, metrics=run.metrics)
         return run_metrics.df
+
+    def _evaluation(self, computational: ComputationalConfig, metrics: MetricsHandler) -> Run:
+        call_event, fence = self.callbacks.call_event, self.callbacks.fence
+        return Run(self.model, self.maps, self.state, call_event, fence, computational, metrics)
 
     def _validation_data(self, split_idx: int) -> Iterable[Any]:
         split = self._splits.get(split_idx)
