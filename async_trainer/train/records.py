@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ def describe(model: Model, metrics: MetricsHandler, optimization: OptimizationCo
 @contextmanager
 def recorded(
     folder: SplitMaps, split: Split, computational: ComputationalConfig, metrics: MetricsHandler, state: TrainerState
-) -> Iterator[None]:
-    """``split.json``: how the training within is run, and how it ended."""
+) -> Iterator[Callable[[], None]]:
+    """``split.json``: how the training within is run, and how it ended. Gives a function that says it is finished."""
     record: dict[str, Any] = {
         "status": "running",
         "started": _now(),
@@ -49,15 +49,16 @@ def recorded(
         "metrics": list(metrics.names),
         "batches": {"train": count(split.train_loader), "val": count(split.val_loader or ())},
     }
-    write_json(folder.config, record)
-    status = "finished"
-    try:
-        yield
-    except BaseException as error:
-        status = f"ended by {type(error).__name__}"
-        raise
-    finally:
+
+    def end(status: str = "finished") -> None:
         write_json(folder.config, {**record, "status": status, "ended": _now(), "epochs": state.current_epoch})
+
+    write_json(folder.config, record)
+    try:
+        yield end
+    except BaseException as error:
+        end(f"ended by {type(error).__name__}")
+        raise
 
 
 def recorded_computational(folder: SplitMaps) -> ComputationalConfig:

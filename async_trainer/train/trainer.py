@@ -193,7 +193,7 @@ class Trainer:
         with (
             termination() as asked,
             computational.applied(),
-            recorded(folder, split, computational, run_metrics, self.state),
+            recorded(folder, split, computational, run_metrics, self.state) as finished,
         ):
             run = TrainingRun(
                 self.model, self.maps, self.state, self.callbacks.call_event, self.callbacks.fence,
@@ -214,6 +214,7 @@ class Trainer:
                 )
                 loop.train(run)
                 self._save_final(run)
+                finished()  # before callbacks are told: they may upload what is there
                 run.call(Event.TRAIN_END)
         return run_metrics.df
 
