@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from async_trainer import Trainer
+from async_trainer import OptimizationConfig, Trainer
 from async_trainer.files.weights import load_weights
 from tests.endings.child import Child
 from tests.train.kit import loader, net, split
@@ -42,15 +42,14 @@ def test_a_killed_training_leaves_maps_that_can_be_used(tmp_path: Path, seed: in
     child.send(signal.SIGKILL)
     assert child.end().status == -signal.SIGKILL
 
-    study = Trainer.from_maps(tmp_path / "maps", model=net())
+    study = Trainer.from_maps(tmp_path / "maps", model=net(), optimization=OptimizationConfig(num_epochs=1))
     for index in study.maps.splits:
         folder = study.maps.split(index)
         for name in folder.checkpoint_names:
             load_weights(folder.checkpoint(name))
         if folder.metrics.exists():
-            assert list(pd.read_csv(folder.metrics, sep="\t")["epoch"]) == [
-                *range(1, 1 + len(pd.read_csv(folder.metrics)))
-            ]
+            epochs = list(pd.read_csv(folder.metrics, sep="\t")["epoch"])
+            assert epochs == [*range(1, 1 + len(epochs))]
         if (folder.logs / "metrics.jsonl").exists():
             lines = (folder.logs / "metrics.jsonl").read_text().split("\n")
             assert [json.loads(line) for line in lines[:-1]] or not lines[0]
