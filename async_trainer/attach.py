@@ -87,6 +87,11 @@ def _attach(
                 f"{label(callback)}.{asynchronous[0]} is async, and nothing awaits it inline: use background(...)"
             )
         return Attached(free_name(snake_case(label(callback)), names), record, hooks)
+    if getattr(type(callback), "steers", False):
+        raise ConfigurationError(
+            f"{label(callback)} steers the training, and can't do that in the background: pass it as "
+            f"{label(callback)}(...), without background(...)"
+        )
     options = record.options
     _check_options(callback, hooks, options, events)
     warn_of_unread(callback, hooks, options.select or {})

@@ -43,6 +43,14 @@ class Callback:
     """Options for ``background()``; a class that sets them runs in the background unless wrapped in ``inline()``. May
     be a property, for options that depend on the instance."""
 
+    steers: ClassVar[bool] = False
+    """Whether its hooks change the training (a state, a learning rate): such a class is refused in the background."""
+
+    def check_training(self, **arguments: Any) -> None:
+        """Called when a training starts or is resumed, before ``on_train_start`` or ``on_resume``, with the same live
+        arguments. The training thread, wherever the hooks run. To refuse, raise a ``ConfigurationError``: the training
+        ends with it before it has begun."""
+
     def state_dict(self) -> Mapping[str, Any]:
         """What this callback needs to go on after a resume. Runs where its hooks run."""
         return {}

@@ -17,7 +17,7 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
 from async_trainer.explain import Explanation, explain
 from async_trainer.holders import refuse_holders
-from async_trainer.hooks import ALL_EVENTS, tolerated
+from async_trainer.hooks import ALL_EVENTS, check_training, tolerated
 from async_trainer.plan import check_names, make_plan
 from async_trainer.proxy import MISSING, Proxied, make_proxy
 from async_trainer.routes import EventInfo, HookTask, Plan, Route
@@ -35,6 +35,7 @@ logger = logging.getLogger("async_trainer")
 T = TypeVar("T")
 clock = time.perf_counter
 
+TRAINING_RUNS = frozenset({Event.TRAIN_START, Event.RESUME})
 BOUNDARIES = ONCE_PER_RUN | EVALUATION_STARTS | TRAINING_STARTS
 
 
@@ -204,6 +205,9 @@ class CallbacksHandler:
             check_names(route.event, arguments)
             self._provide(arguments)
             refuse_holders(self._attached.values(), arguments.values())
+            if route.event in TRAINING_RUNS:
+                for one in self._attached.values():
+                    check_training(one.callback, arguments)
         if route.event in EVALUATION_STARTS:
             self._stage = "evaluation"
         elif route.event in TRAINING_STARTS:
@@ -476,6 +480,16 @@ class CallbacksHandler:
                 logger.warning("closed: %s", pool.describe(self._report))
                 pool.told = True
         return self._report
+
+    @property
+    def attached(self) -> tuple[Attached, ...]:
+        """The callbacks, in list order, with their names, hooks and options."""
+        return tuple(self._attached.values())
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended: background callbacks get no more events."""
+        return self._report is not None
 
     def __enter__(self) -> Self:
         if self._report is not None:

@@ -65,6 +65,14 @@ def tolerated(hook: Hook) -> Hook:
     return replace(hook, function=tell)
 
 
+def check_training(callback: Any, arguments: Mapping[str, Any]) -> None:
+    """Have ``callback`` say whether it can do its part in a training that starts with ``arguments``. A plain object
+    need not have an opinion. The training thread."""
+    check = getattr(callback, "check_training", None)
+    if callable(check):
+        check(**arguments)
+
+
 def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:
     """The hooks of ``callback`` for ``events``, by event.
 

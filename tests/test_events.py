@@ -106,9 +106,14 @@ def lists_of_events(tree: ast.AST) -> Iterator[set[str]]:
         found = {event for part in parts if (event := named_event(part))}
         if isinstance(node, (ast.ClassDef, ast.Module)):
             functions = [part for part in node.body if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))]
-            found |= {function.name for function in functions if function.name in SPECIFIED}
+            found |= {function.name for function in functions if function.name in SPECIFIED and not reads(function)}
         if found:
             yield found
+
+
+def reads(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether it does something: the hooks of a callback are no list of events."""
+    return any(isinstance(node, ast.Call | ast.Assign | ast.AugAssign) for node in ast.walk(function))
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

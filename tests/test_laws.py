@@ -31,7 +31,8 @@ class Everything(Callback):
         self.rows.append((state.current_epoch, total(batch[0])))
 
     def on_backward_step_start(self, *, loss: torch.Tensor, model: Any, optimizers: Any) -> None:
-        model.network[1].train()(torch.rand(4, 8, generator=torch.Generator().manual_seed(1)))  # its own BatchNorm statistics
+        noise = torch.rand(4, 8, generator=torch.Generator().manual_seed(1))
+        model.network[1].train()(noise)  # its own BatchNorm statistics
         states = optimizers["optimizer"].state_dict()["state"]
         self.rows.append((loss.item(), total(model.network[1].running_mean), len(states)))
 

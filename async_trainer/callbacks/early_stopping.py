@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from async_trainer.callback import Callback
-from async_trainer.callbacks.values import check_metric_at_start, metric_value, refuse_background
+from async_trainer.callbacks.values import check_metric, metric_value
 from async_trainer.errors import ConfigurationError
-from async_trainer.suggest import suggestion
+from async_trainer.suggest import refuse_unknown_options, suggestion
 from async_trainer.train.state import TrainerState
 
 logger = logging.getLogger("async_trainer")
@@ -32,6 +32,9 @@ class EarlyStopping(Callback):
         ConfigurationError: an argument out of range; at the start of a training, a metric that there isn't.
     """
 
+    steers: ClassVar[bool] = True
+
+    @refuse_unknown_options
     def __init__(
         self,
         metric: str = "loss",
@@ -66,18 +69,13 @@ class EarlyStopping(Callback):
         self.best = math.inf if self.mode == "min" else -math.inf
         self.waited = 0
 
-    def on_train_start(self, *, state: TrainerState | None = None, metrics: Any = None, **kwargs: Any) -> None:
+    def check_training(self, **arguments: Any) -> None:
+        """Refuse a training without that metric."""
+        check_metric(arguments, self.metric, "EarlyStopping: metric")
+
+    def on_train_start(self, **kwargs: Any) -> None:
         """Count anew."""
-        self._check(state, metrics)
         self._forget()
-
-    def on_resume(self, *, state: TrainerState | None = None, metrics: Any = None, **kwargs: Any) -> None:
-        """Go on counting, from :meth:`load_state_dict`, before or after this."""
-        self._check(state, metrics)
-
-    def _check(self, state: TrainerState | None, metrics: Any) -> None:
-        refuse_background(self, state)
-        check_metric_at_start(metrics, self.metric, "EarlyStopping: metric")
 
     def on_validation_end(self, *, state: TrainerState, metrics: Any, **kwargs: Any) -> None:
         """Compare the validation with the best one so far."""

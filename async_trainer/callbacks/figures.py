@@ -106,11 +106,9 @@ class Figures(Callback):
     def _draws_in(self, *, state: TrainerState, **live: Any) -> bool:
         return state.current_epoch % self.every == 0 and getattr(state, "called", None) not in ("validate", "test")
 
-    def on_train_start(self, *, maps: Any = None, state: TrainerState) -> None:
-        self._folder(maps, state)
-
-    def on_resume(self, *, maps: Any = None, state: TrainerState) -> None:
-        self._folder(maps, state)
+    def check_training(self, **arguments: Any) -> None:
+        """Refuse a training without a place to write to."""
+        self._folder(arguments.get("maps"), arguments.get("state"))
 
     def on_validation_start(self, *, state: TrainerState) -> None:
         self._outputs, self._frames = [], []
@@ -144,7 +142,7 @@ class Figures(Callback):
             write_figure(figure, self._folder(maps, state) / f"epoch-{state.current_epoch:03d}.png", repr(self))
         self._outputs, self._frames = [], []  # kept until now: the hook may be tried again
 
-    def _folder(self, maps: Any, state: TrainerState) -> Path:
+    def _folder(self, maps: Any, state: TrainerState | None) -> Path:
         if self.folder is not None:
             return self.folder
         logs: Path = split_folder(self, maps, state).logs

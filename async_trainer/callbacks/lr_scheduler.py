@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.optim import Optimizer
@@ -13,10 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler as TorchScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from async_trainer.callback import Callback
-from async_trainer.callbacks.values import check_metric_at_start, metric_value, refuse_background
+from async_trainer.callbacks.values import check_metric, metric_value
 from async_trainer.errors import ConfigurationError
-from async_trainer.suggest import suggestion
-from async_trainer.train.state import TrainerState
+from async_trainer.suggest import refuse_unknown_options, suggestion
 
 
 class LRScheduler(Callback):
@@ -44,6 +43,9 @@ class LRScheduler(Callback):
             isn't, or a factory that makes something else.
     """
 
+    steers: ClassVar[bool] = True
+
+    @refuse_unknown_options
     def __init__(
         self,
         factory: Callable[[Optimizer], TorchScheduler],
@@ -84,35 +86,33 @@ class LRScheduler(Callback):
         when = f"validation, on {self.metric}" if self.metric else self.interval
         return f"<LRScheduler: after each {when}; {', '.join(schedules) or 'not running'}>"
 
+    def check_training(self, **arguments: Any) -> None:
+        """Refuse a training without that metric."""
+        if self.metric is not None:
+            check_metric(arguments, self.metric, "LRScheduler: metric")
+
     def on_train_start(
         self,
         *,
         optimizers: Mapping[str, Optimizer],
-        state: TrainerState | None = None,
-        metrics: Any = None,
         **kwargs: Any,
     ) -> None:
         """Build the schedulers: their first learning rates are set."""
         self._state = {}
-        self._build(optimizers, state, metrics)
+        self._build(optimizers)
 
     def on_resume(
         self,
         *,
         optimizers: Mapping[str, Optimizer],
-        state: TrainerState | None = None,
-        metrics: Any = None,
         **kwargs: Any,
     ) -> None:
         """Build the schedulers, to go on from :meth:`load_state_dict`, before or after this."""
-        self._build(optimizers, state, metrics)
+        self._build(optimizers)
         if self._state:
             self._load(self._state)
 
-    def _build(self, optimizers: Mapping[str, Optimizer], state: TrainerState | None, metrics: Any) -> None:
-        refuse_background(self, state)
-        if self.metric is not None:
-            check_metric_at_start(metrics, self.metric, "LRScheduler: metric")
+    def _build(self, optimizers: Mapping[str, Optimizer]) -> None:
         if self.optimizer is not None and self.optimizer not in optimizers:
             raise ConfigurationError(
                 f"LRScheduler: optimizer={self.optimizer!r}: there is no such optimizer"

@@ -14,6 +14,7 @@ from async_trainer.callback import Callback
 from async_trainer.callbacks.rows import FORMATS, RowFile
 from async_trainer.callbacks.values import metric_values
 from async_trainer.errors import ConfigurationError
+from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class MetricsLog(Callback):
         ConfigurationError: an argument that can't work; at the start of a training, no path and no ``Maps``.
     """
 
+    @refuse_unknown_options
     def __init__(self, path: str | os.PathLike[str] | None = None, *, every: int = 1) -> None:
         if path is not None:
             if not isinstance(path, (str, os.PathLike)):
@@ -108,6 +110,10 @@ class MetricsLog(Callback):
     def wants(self, *, state: TrainerState, **_: Any) -> bool:
         """Whether the training batch of ``state`` is to be written. The training thread, if run in the background."""
         return ((state.current_epoch - 1) * state.num_train_batches + state.current_train_batch) % self.every == 0
+
+    def check_training(self, **arguments: Any) -> None:
+        """Refuse a training without a place to write to."""
+        self._find(arguments.get("maps"), arguments.get("state"))
 
     def on_train_start(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Replace the file."""

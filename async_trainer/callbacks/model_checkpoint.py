@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from async_trainer.callback import Callback
 from async_trainer.callbacks.run_folder import given_folder, split_folder
-from async_trainer.callbacks.values import check_metric_at_start, metric_value
+from async_trainer.callbacks.values import check_metric, metric_value
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.weights import SUFFIXES, save_weights
 from async_trainer.suggest import refuse_unknown_options, suggestion
@@ -102,6 +102,12 @@ class ModelCheckpoint(Callback):
 
     # ----------------------------------------------------------------- the training thread, if run in the background
 
+    def check_training(self, **arguments: Any) -> None:
+        """Refuse a training without that metric, or without a place to write to."""
+        if self.metric is not None:
+            check_metric(arguments, self.metric, "ModelCheckpoint: metric")
+        self._folder(arguments.get("maps"), arguments.get("state"))
+
     def _starts(self, **live: Any) -> bool:
         self._starts_seen += 1
         return True
@@ -120,20 +126,17 @@ class ModelCheckpoint(Callback):
 
     # ------------------------------------------------------------------------------------------------------ the hooks
 
-    def on_train_start(self, *, maps: Any = None, state: TrainerState, metrics: Any = None) -> None:
+    def on_train_start(self, **kwargs: Any) -> None:
         self._best = None
-        self._start(maps, state, metrics)
+        self._start()
 
-    def on_resume(self, *, maps: Any = None, state: TrainerState, metrics: Any = None) -> None:
-        self._start(maps, state, metrics)  # its state may have been loaded already
+    def on_resume(self, **kwargs: Any) -> None:
+        self._start()  # its state may have been loaded already
 
-    def _start(self, maps: Any, state: TrainerState, metrics: Any) -> None:
+    def _start(self) -> None:
         self._starts_handled += 1
         if self._starts_handled > self._starts_seen:  # inline nobody else counts them
             self._starts_seen = self._starts_handled
-        self._folder(maps, state)
-        if self.metric is not None:
-            check_metric_at_start(metrics, self.metric, "ModelCheckpoint: metric")
 
     def on_validation_end(
         self, *, model: nn.Module, maps: Any = None, state: TrainerState, metrics: Any = None
@@ -159,7 +162,7 @@ class ModelCheckpoint(Callback):
         about = {"epoch": state.current_epoch, "optim_step": state.optim_step, "metrics": dict(metrics)}
         save_weights(self._folder(maps, state) / f"{name}.{self.format}", _unwrapped(model).state_dict(), about)
 
-    def _folder(self, maps: Any, state: TrainerState) -> Path:
+    def _folder(self, maps: Any, state: TrainerState | None) -> Path:
         if self.folder is not None:
             return self.folder
         folder: Path = split_folder(self, maps, state).checkpoints

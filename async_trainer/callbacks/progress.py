@@ -13,6 +13,7 @@ from async_trainer.callback import Callback
 from async_trainer.callbacks.status_line import StatusLine
 from async_trainer.callbacks.values import metric_values
 from async_trainer.errors import ConfigurationError
+from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
 ACCELERATOR_SECONDS = 1.0
@@ -42,6 +43,7 @@ class Progress(Callback):
         ConfigurationError: ``file`` is no text stream.
     """
 
+    @refuse_unknown_options
     def __init__(self, *, file: TextIO | None = None) -> None:
         if file is not None and not callable(getattr(file, "write", None)):
             raise ConfigurationError(f"Progress: file must be a text stream such as sys.stdout, or None, not {file!r}")

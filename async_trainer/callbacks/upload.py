@@ -115,11 +115,9 @@ class Upload(Callback):
 
     # ------------------------------------------------------------------------------------------------------ the hooks
 
-    def on_train_start(self, *, maps: Any = None, state: TrainerState) -> None:
-        self._place(maps, state)
-
-    def on_resume(self, *, maps: Any = None, state: TrainerState) -> None:
-        self._place(maps, state)
+    def check_training(self, **arguments: Any) -> None:
+        """Refuse a training without files to upload."""
+        self._place(arguments.get("maps"), arguments.get("state"))
 
     def on_epoch_end(self, *, maps: Any = None, state: TrainerState) -> None:
         if not self._staged_at_events:
@@ -144,7 +142,7 @@ class Upload(Callback):
         folder, prefix = self._place(maps, state)
         return self._staging.stage(folder, prefix, self.files, self._home, self.store.local)
 
-    def _place(self, maps: Any, state: TrainerState) -> tuple[Path, str]:
+    def _place(self, maps: Any, state: TrainerState | None) -> tuple[Path, str]:
         """The folder of the files, and what their objects' names begin with."""
         if self.folder is not None:
             return self.folder, ""

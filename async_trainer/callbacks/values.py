@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from async_trainer.callback import label
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import suggestion
-from async_trainer.train.state import FrozenTrainerState
 
 
 def metric_values(metrics: Any) -> dict[str, float]:
@@ -38,14 +36,22 @@ def metric_value(metrics: Any, name: str, where: str) -> float:
     return values[name]
 
 
-def check_metric_at_start(metrics: Any, name: str, where: str) -> None:
-    """Refuse, at the start of a training, the name of a metric that there won't be.
+def check_metric(arguments: Mapping[str, Any], name: str, where: str) -> None:
+    """Refuse, before a training, a metric that there won't be.
+
+    Args:
+        arguments: those that the training starts with; a plain loop may not know its metrics yet.
+        name: the metric's.
+        where: what asks for it, for messages: ``"EarlyStopping: metric"``.
 
     Raises:
-        ConfigurationError: as for :func:`metric_value`.
+        ConfigurationError: there is no such metric, or no validation data to compute it on.
     """
+    split, metrics = arguments.get("split"), arguments.get("metrics")
+    if getattr(split, "val_loader", split) is None and split is not None:
+        raise ConfigurationError(f"{where}={name!r}: {split!r} has no validation data to compute it on")
     names = tuple(metrics) if isinstance(metrics, Mapping) else getattr(metrics, "names", ())
-    if not names or name in names:  # a plain loop may not know them yet
+    if not names or name in names:
         return
     if not any(name.startswith(f"{one}_") for one in names):  # one of several values of a metric: f1_0, f1_1
         raise _unknown(name, names, where)
@@ -54,17 +60,3 @@ def check_metric_at_start(metrics: Any, name: str, where: str) -> None:
 def _unknown(name: str, names: Iterable[str], where: str) -> ConfigurationError:
     there = ", ".join(names) or "none"
     return ConfigurationError(f"{where}={name!r}: there is no such metric{suggestion(name, names)}; there are: {there}")
-
-
-def refuse_background(callback: object, state: Any) -> None:
-    """Refuse to steer a training from the background, where the hooks' state is a copy.
-
-    Raises:
-        ConfigurationError: names the callback and the remedy.
-    """
-    if isinstance(state, FrozenTrainerState):
-        name = label(callback)
-        raise ConfigurationError(
-            f"{name} steers the training, and can't do that in the background: pass it as {name}(...), without "
-            "background(...)"
-        )

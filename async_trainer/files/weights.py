@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ class DamagedFileError(AsyncTrainerError, RuntimeError):
     """A file of weights can't be read."""
 
 
-def save_weights(path: Path, weights: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Write ``weights``, a ``state_dict()``, as a whole or not at all. Any thread.
 
     Args:
@@ -39,6 +40,7 @@ def save_weights(path: Path, weights: Mapping[str, Any], about: Mapping[str, Any
             safetensors is not installed. Nothing is written.
         OSError: the file can't be written; what was there before is still there.
     """
+    path = Path(path)
     _check_suffix(path)
     described = _plain(path, about)
     if path.suffix == ".safetensors":
@@ -49,13 +51,16 @@ def save_weights(path: Path, weights: Mapping[str, Any], about: Mapping[str, Any
         torch.save({_WEIGHTS: _compact(weights), _ABOUT: json.loads(described)}, file)
 
 
-def load_weights(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
+def load_weights(
+    path: str | os.PathLike[str], device: torch.device | str = "cpu"
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what :func:`save_weights` wrote: the weights, on ``device``, and what was said about them.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         DamagedFileError: it is damaged, or holds something else.
     """
+    path = Path(path)
     _check_suffix(path)
     try:
         if path.suffix == ".safetensors":

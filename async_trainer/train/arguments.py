@@ -9,11 +9,18 @@ from typing import Any
 import torch
 
 from async_trainer.errors import ConfigurationError
+from async_trainer.events import RUN_STARTS, Event
+from async_trainer.handler import CallbacksHandler
+from async_trainer.suggest import suggestion
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
 from async_trainer.train.maps import Maps
 from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Model
 from async_trainer.train.split import Split
+
+_EVENTS = {event.value: event for event in Event}
+RUN_ARGUMENTS = tuple(dict.fromkeys(name for event in sorted(RUN_STARTS) for name in event.arguments))
+"""What the start of one run or another brings: its later hooks may name it."""
 
 
 def as_maps(maps: Any) -> Maps:
@@ -60,6 +67,30 @@ def check_optimizers(optimizers: Any) -> dict[str, torch.optim.Optimizer]:
             f"build_optimizers must return optimizers by name, such as {{'optimizer': ...}}, not {optimizers!r}"
         )
     return optimizers
+
+
+def check_hooks(callbacks: CallbacksHandler) -> None:
+    """Refuse a hook that names what neither its event nor the start of a run brings: a trainer's events are known."""
+    for one in callbacks.attached:
+        for name, hook in one.hooks.items():
+            event = _EVENTS.get(name)
+            brought = () if event is None else tuple(dict.fromkeys((*event.arguments, *RUN_ARGUMENTS)))
+            for required in hook.required if brought else ():
+                if required not in brought and required != "event":
+                    raise ConfigurationError(
+                        f"{one.name}.{name} names {required!r}, which neither this event nor the start of a run brings"
+                        f"{suggestion(required, brought)}; there are: {', '.join(brought)}. Give the parameter a "
+                        "default to make it optional"
+                    )
+
+
+def check_open(callbacks: CallbacksHandler) -> None:
+    """Refuse a handler that has ended: its background callbacks would get nothing."""
+    if callbacks.closed:
+        raise ConfigurationError(
+            "callbacks: this handler is closed, and its background callbacks get no more events; copy.copy(handler) is "
+            "a new one with the same callbacks"
+        )
 
 
 def check_split(split: Any) -> None:

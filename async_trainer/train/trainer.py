@@ -14,14 +14,17 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event
 from async_trainer.files.weights import load_weights, save_weights
 from async_trainer.handler import CallbacksHandler
+from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train import loop
 from async_trainer.train.arguments import (
     as_computational,
     as_maps,
     as_metrics,
     as_optimization,
+    check_hooks,
     check_loader,
     check_model,
+    check_open,
     check_optimizers,
     check_split,
 )
@@ -60,6 +63,7 @@ class Trainer:
         ConfigurationError: an argument can't work; names it, and the remedy. Nothing is written then.
     """
 
+    @refuse_unknown_options
     def __init__(
         self,
         maps: Maps | str | os.PathLike[str],
@@ -125,6 +129,8 @@ class Trainer:
         self.metrics = as_metrics(metrics)
         self.metrics.add_losses(model.get_loss_functions())
         self.callbacks = callbacks if isinstance(callbacks, CallbacksHandler) else CallbacksHandler(callbacks or ())
+        check_open(self.callbacks)
+        check_hooks(self.callbacks)
         self.state = TrainerState()
         self._splits: dict[int, Split] = {}
         self._groups: dict[str, Iterable[Any]] = {}
@@ -145,6 +151,7 @@ class Trainer:
 
     def add_callbacks(self, callbacks: Iterable[Any]) -> None:
         """Attach more callbacks: they get the events from now on. As :meth:`CallbacksHandler.add_callbacks`."""
+        check_hooks(CallbacksHandler(callbacks := list(callbacks)))
         self.callbacks.add_callbacks(callbacks)
 
     def add_metrics(self, **metrics: Any) -> None:
@@ -176,6 +183,7 @@ class Trainer:
             BaseException: what the model, the data or an inline callback raised; ``on_exception`` has told it.
         """
         check_split(split)
+        check_open(self.callbacks)
         computational = as_computational(computational)
         run_metrics = self.metrics if metrics is None else self.metrics.subset(metrics)
         self.maps.read()
@@ -271,6 +279,7 @@ class Trainer:
             ConfigurationError: there is no such split, checkpoint, metric or data.
             LaneError, BaseException: as for :meth:`train`.
         """
+        check_open(self.callbacks)
         folder = self.maps.split(split_idx)
         computational = recorded_computational(folder)
         run_metrics = self.metrics.subset(metrics)
@@ -329,6 +338,7 @@ class Trainer:
             ConfigurationError: there is no such checkpoint, metric or data.
             LaneError, BaseException: as for :meth:`train`.
         """
+        check_open(self.callbacks)
         path = self.maps.checkpoint(model_checkpoint)
         results = self.maps.test(group_name, model_checkpoint)
         computational = as_computational(computational)

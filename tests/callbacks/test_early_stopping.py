@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from async_trainer import CallbacksHandler, TrainerState, background
+from async_trainer import CallbacksHandler, Split, TrainerState, background
 from async_trainer.callbacks import EarlyStopping
 from async_trainer.errors import ConfigurationError
 from async_trainer.testing import check_callback, play
@@ -114,11 +114,8 @@ class Recall:
 
 
 def test_it_does_the_same_however_it_is_run() -> None:
-    class Watching(EarlyStopping):  # in the background it may not steer: it only counts
-        def on_train_start(self, **kwargs: Any) -> None:
-            self._forget()
-
-        def on_resume(self, **kwargs: Any) -> None: ...
+    class Watching(EarlyStopping):
+        steers = False  # it only counts: it has the patience of a saint
 
     check_callback(lambda: Watching(patience=99))
 
@@ -133,18 +130,21 @@ def test_an_unknown_metric_is_refused_when_the_training_starts() -> None:
     handler = CallbacksHandler([EarlyStopping("acuracy", mode="max")])
     with pytest.raises(ConfigurationError, match=r"metric='acuracy'.*did you mean 'accuracy'\?; there are: loss, acc"):
         handler.call_event("on_train_start", state=TrainerState(), metrics=Metrics("loss", "accuracy"))
-    with pytest.raises(ConfigurationError, match="EarlyStopping: metric='acuracy'"):
+    with pytest.raises(ConfigurationError, match=r"EarlyStopping: metric='acuracy'"):
         handler.call_event("on_resume", state=TrainerState(), metrics=Metrics("loss", "accuracy"))
     with pytest.raises(ConfigurationError, match="there are: loss"):
         handler.call_event("on_validation_end", state=TrainerState(), metrics={"loss": 1.0})
 
 
-def test_in_the_background_it_says_at_the_start_that_it_belongs_inline() -> None:
-    with CallbacksHandler([background(EarlyStopping(), on_error="raise")]) as handler:
-        handler.call_event("on_train_start", state=TrainerState(), metrics={"loss": 1.0})
-        handler.flush()
-        with pytest.raises(Exception, match=r"pass it as EarlyStopping\(...\), without background"):
-            handler.call_event("on_validation_end", state=TrainerState(), metrics={"loss": 1.0})
+def test_it_is_refused_in_the_background() -> None:
+    with pytest.raises(ConfigurationError, match=r"pass it as EarlyStopping\(...\), without background"):
+        CallbacksHandler([background(EarlyStopping())])
+
+
+def test_a_split_without_validation_data_is_refused() -> None:
+    handler = CallbacksHandler([EarlyStopping()])
+    with pytest.raises(ConfigurationError, match="EarlyStopping: metric='loss': .* has no validation data"):
+        handler.call_event("on_train_start", state=TrainerState(), split=Split(0, [1]))
 
 
 @pytest.mark.parametrize(

@@ -217,4 +217,4 @@ def test_an_async_function_is_refused() -> None:
 
 def test_a_training_without_a_folder_says_so_at_its_start() -> None:
     with pytest.raises(ConfigurationError, match="give a folder="):
-        Figures(lambda: None).on_train_start(state=TrainerState(split_idx=0))
+        Figures(lambda: None).check_training(state=TrainerState(split_idx=0))

@@ -274,6 +274,6 @@ def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: s
         LRScheduler(**arguments)
 
 
-def test_in_the_background_it_says_at_the_start_that_it_belongs_inline() -> None:
-    report = play(background(LRScheduler(halve)), epochs=1)
-    assert "pass it as LRScheduler(...), without background(...)" in str(report)
+def test_it_is_refused_in_the_background() -> None:
+    with pytest.raises(ConfigurationError, match=r"pass it as LRScheduler\(...\), without background"):
+        play(background(LRScheduler(halve)), epochs=1)

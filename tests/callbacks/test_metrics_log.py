@@ -353,10 +353,10 @@ def test_after_kill_9_all_rows_are_there_and_whole(tmp_path: Path) -> None:
 def test_without_a_path_and_without_maps_it_says_what_to_give(tmp_path: Path) -> None:
     for arguments in ({}, {"maps": tmp_path}, {"maps": Maps(tmp_path), "state": TrainerState()}):
         with pytest.raises(ConfigurationError, match=r"MetricsLog: path=None .* give a path="):
-            MetricsLog().on_train_start(**arguments)  # type: ignore[arg-type]
-    with CallbacksHandler([background(MetricsLog(), on_error="log")]) as handler:
+            MetricsLog().check_training(**arguments)
+    handler = CallbacksHandler([MetricsLog()])
+    with pytest.raises(ConfigurationError, match="give a path="):  # on the training thread, before anything is trained
         handler.call_event("on_train_start", state=at(1), maps=tmp_path)
-    assert "give a path=" in str(handler.close())
 
 
 def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:

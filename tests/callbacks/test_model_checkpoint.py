@@ -253,9 +253,9 @@ def test_it_does_the_same_however_it_runs() -> None:
 def test_a_training_without_the_metric_or_a_folder_says_so_at_its_start() -> None:
     callback = ModelCheckpoint("los", folder="anywhere")
     with pytest.raises(ConfigurationError, match=r"metric='los'.*did you mean 'loss'.*there are: loss"):
-        callback.on_train_start(state=TrainerState(), metrics={"loss": 1.0})
+        callback.check_training(state=TrainerState(), metrics={"loss": 1.0})
     with pytest.raises(ConfigurationError, match=r"ModelCheckpoint writes to the folder of the split.*give a folder="):
-        ModelCheckpoint("loss").on_train_start(state=TrainerState(split_idx=0))
+        ModelCheckpoint("loss").check_training(state=TrainerState(split_idx=0))
 
 
 @pytest.mark.parametrize(

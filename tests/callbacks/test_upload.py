@@ -642,4 +642,4 @@ def test_without_s3fs_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_run_without_maps_says_so_at_its_start() -> None:
     with pytest.raises(ConfigurationError, match="give a folder="):
-        Upload("memory://x").on_train_start(state=TrainerState(split_idx=0))
+        Upload("memory://x").check_training(state=TrainerState(split_idx=0))

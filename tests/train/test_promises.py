@@ -21,6 +21,7 @@ from async_trainer import (
     Trainer,
     background,
 )  # fmt: skip
+from async_trainer.callbacks import ModelCheckpoint
 from async_trainer.errors import ConfigurationError
 from tests.train.kit import Boom, FailsAt, Recorder, loader, net, split, trainer
 
@@ -411,3 +412,40 @@ def test_optimizers_without_names_are_refused_by_name(tmp_path: Path) -> None:
     model = Nameless(nn.Linear(3, 1), nn.MSELoss(), torch.optim.SGD)
     with pytest.raises(ConfigurationError, match="build_optimizers must return optimizers by name"):
         trainer(tmp_path, model=model).train(split())
+
+
+def test_a_misspelt_metric_of_a_background_callback_ends_the_training_before_it_begins(tmp_path: Path) -> None:
+    recorder = Recorder()
+    study = trainer(tmp_path, [ModelCheckpoint("lss"), recorder])
+    with pytest.raises(ConfigurationError, match=r"ModelCheckpoint: metric='lss'.*did you mean 'loss'"):
+        study.train(split())
+    assert recorder.names == ["on_trainer_init", "on_exception"]
+
+
+def test_a_hook_that_names_what_no_event_of_a_trainer_brings_is_refused_when_it_is_attached(tmp_path: Path) -> None:
+    class Named:
+        def on_batch_end(self, *, los: Any) -> None: ...
+
+    class Optional:
+        def on_batch_end(self, *, state: Any, event: Any, loss: Any = None, optimizers: Any, **kwargs: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"named.on_batch_end names 'los'.*there are: model, maps, state"):
+        trainer(tmp_path, [background(Named())])
+    study = trainer(tmp_path, [Optional()])
+    with pytest.raises(ConfigurationError, match="names 'los'"):
+        study.add_callbacks([Named()])
+    assert len(study.callbacks.attached) == 1
+
+
+def test_a_handler_that_is_closed_is_refused(tmp_path: Path) -> None:
+    study = trainer(tmp_path, [background(Batches())])
+    study.train(split())
+    study.callbacks.close()
+    for call in (
+        lambda: study.train(split(1)),
+        lambda: study.validate(0),
+        lambda: study.test("split-0_final", "x", dataloader=loader(14, 4)),
+        lambda: trainer(tmp_path / "another", study.callbacks),
+    ):
+        with pytest.raises(ConfigurationError, match="this handler is closed"):
+            call()
