@@ -36,13 +36,12 @@ def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Ent
     with torch.inference_mode(False):
         for entry in entries:
             sealed, live, nbytes, owner = entry
-            plain = live.layout is torch.strided and live.device.type == "cpu" and type(live) in PLAIN
-            buffer = store.buffer(live, memo.used) if plain else None
+            buffer = store.buffer(live, memo.used) if type(live) in PLAIN and _has_plain_memory(live) else None
             if buffer is None:
                 rest.append(entry)
                 continue
             fence = owner or fences.get(id(live))
-            if not overlap or fence is None or fence.stepping:
+            if not overlap or fence is None or fence.stepping or live.is_inference():
                 now.append((buffer, live, memo.argument))
                 transfer = None
             else:
@@ -56,6 +55,11 @@ def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Ent
         copy_all(now)
     memo.expecting |= expecting
     return rest
+
+
+def _has_plain_memory(live: torch.Tensor) -> bool:
+    strided = live.layout is torch.strided and live.device.type == "cpu"
+    return strided and not (live.is_nested or live.is_quantized)
 
 
 PLAIN: tuple[Any, ...] = (torch.Tensor, torch.nn.Parameter)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 _use_count: Any = getattr(torch._C, "_storage_Use_Count", None)  # None: no buffer is ever used twice
-ALONE = 2  # uses of a storage that only our own tensor, and the storage object at hand, have
 POISON = 0xA5
 
 
@@ -51,10 +50,14 @@ class Pooled:
     def take_back(self) -> torch.Tensor | None:
         """The buffer, if nobody holds it; else it is the holder's from now on."""
         tensor, self._tensor = self._tensor, None
-        if tensor is not None and in_use(tensor):
+        if tensor is None:
+            return None
+        if in_use(tensor):
             self._kept = weakref.ref(tensor.untyped_storage())
             return None
-        return tensor
+        # A hook may have resized it, or sent it to another process, which sees it still.
+        storage = tensor.untyped_storage()
+        return tensor if storage.nbytes() == tensor.nbytes and not storage.is_shared() else None
 
 
 class Buffers:
@@ -62,7 +65,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._free: dict[Any, list[torch.Tensor]] = {}
-        self._returned: deque[Pooled] = deque()
+        self._returned: deque[list[Pooled]] = deque()  # event by event
 
     def like(self, live: torch.Tensor, room: int) -> torch.Tensor | None:
         """A buffer for a copy of ``live``, with its strides. What waits here takes no more than ``room`` bytes then.
@@ -77,33 +80,62 @@ class Buffers:
         made = torch.empty_like(live, requires_grad=False)
         return made if made.stride() == live.stride() else None
 
-    def give_back(self, buffers: Iterable[Pooled]) -> None:
-        """The event of ``buffers`` is over. Any thread, possibly under a lock: they are looked at later."""
-        self._returned.extend(buffers)
+    def give_back(self, buffers: Iterable[Any]) -> None:
+        """The event of ``buffers`` is over: nobody will read them any more, save who holds them already. Those that
+        aren't pooled are their holders'. Any thread, possibly under a lock: they are looked at later."""
+        pooled = [buffer for buffer in buffers if type(buffer) is Pooled]
+        if pooled:
+            for buffer in pooled:
+                if buffer.transfer is not None:
+                    buffer.transfer.wanted = False
+            self._returned.append(pooled)
 
     def reclaim(self) -> None:
         """Look at what was given back: what no hook holds is used again."""
         for _ in range(len(self._returned)):
             try:
-                pooled = self._returned.popleft()
+                event = self._returned.popleft()
             except IndexError:  # another thread was faster
                 return
-            if not pooled.settled:
-                self._returned.append(pooled)
+            if not all(pooled.settled for pooled in event):
+                self._returned.append(event)
                 continue
-            tensor = pooled.take_back()
-            if tensor is not None:
-                if sys.flags.dev_mode:
-                    poison(tensor)
-                self._free.setdefault((tensor.dtype, tensor.shape, tensor.stride()), []).append(tensor)
+            for pooled in event:
+                tensor = pooled.take_back()
+                if tensor is not None:
+                    if sys.flags.dev_mode:
+                        poison(tensor)
+                    self._free.setdefault((tensor.dtype, tensor.shape, tensor.stride()), []).append(tensor)
+
+    def settle(self, room: int) -> float:
+        """Wait for copies that are still written to though their events are over, until those that are left take at
+        most ``room`` bytes. TRAINING THREAD.
+
+        Returns:
+            The seconds that this took.
+        """
+        seconds = 0.0
+        unsettled = [pooled for event in list(self._returned) for pooled in event if not pooled.settled]
+        over = sum(pooled.nbytes for pooled in unsettled) - room
+        for pooled in unsettled:
+            if over <= 0:
+                break
+            seconds += pooled.transfer.wait()
+            over -= pooled.nbytes
+        if unsettled:
+            self.reclaim()
+        return seconds
 
     def trim(self, room: int) -> None:
         """Let go of buffers until those that are left take at most ``room`` bytes; those that came first go first."""
         over = self.nbytes - room
         for key in list(self._free) if over > 0 else ():
             waiting = self._free[key]
-            while waiting and over > 0:
-                over -= waiting.pop().nbytes
+            while over > 0:
+                try:
+                    over -= waiting.pop().nbytes
+                except IndexError:  # it was the last, or another thread was faster
+                    break
             if not waiting:
                 self._free.pop(key, None)
 
@@ -115,7 +147,19 @@ class Buffers:
 
 def in_use(tensor: torch.Tensor) -> bool:
     """Whether another tensor, array or storage object shares the memory of ``tensor``."""
-    return _use_count is None or _use_count(tensor.untyped_storage()._cdata) > ALONE
+    if _use_count is None:
+        return True
+    uses, references = _count(tensor)
+    return uses > ALONE[0] or references > ALONE[1]
+
+
+def _count(tensor: torch.Tensor) -> tuple[int, int]:
+    """How often the storage of ``tensor`` is used, and its one object in Python, which all tensors over it share."""
+    storage = tensor.untyped_storage()
+    return _use_count(storage._cdata), sys.getrefcount(storage)
+
+
+ALONE = _count(torch.empty(1)) if _use_count is not None else (0, 0)  # of a tensor that nobody shares
 
 
 def poison(tensor: torch.Tensor) -> None:

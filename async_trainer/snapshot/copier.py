@@ -13,23 +13,32 @@ from async_trainer.errors import CaptureError
 from async_trainer.gate import Gate
 
 CHUNK = 32 << 20  # bytes that are copied in one call: without the interpreter lock
+LOOK = 0.5  # s: of several that wait at a gate, one that Ctrl-C has ended may not have let the others through
 clock = time.perf_counter
 
 
 class Transfer:
-    """The copies of one event that are under way. It holds the live tensors until they are made."""
+    """The copies of one event that are under way. It holds the live tensors' memory until they are made.
 
-    __slots__ = ("_gate", "_versions", "error", "pairs")
+    Attributes:
+        pairs: buffer, live tensor, the argument that it is part of.
+        error: what went wrong.
+        wanted: False: the event was dropped; what isn't copied yet need not be.
+    """
+
+    __slots__ = ("_gate", "_versions", "error", "pairs", "wanted")
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[torch.Tensor, torch.Tensor, str]] = []  # buffer, live tensor, the argument it is part of
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor, str]] = []
         self.error: CaptureError | None = None
+        self.wanted = True
         self._versions: list[int] = []
         self._gate = Gate()
 
     def add(self, buffer: torch.Tensor, live: torch.Tensor, argument: str) -> None:
         """Copy ``live`` into ``buffer``, later. TRAINING THREAD."""
-        self.pairs.append((buffer, live, argument))
+        # An alias of its own: whoever gives a parameter other memory (``p.data = ...``) leaves this one as it is.
+        self.pairs.append((buffer, live.detach(), argument))
         self._versions.append(live._version)
 
     @property
@@ -46,7 +55,8 @@ class Transfer:
         if self._gate.is_open:
             return 0.0
         began = clock()
-        self._gate.wait(threading.TIMEOUT_MAX)
+        while not self._gate.wait(LOOK):
+            pass
         return clock() - began
 
     def check(self) -> None:
@@ -63,7 +73,7 @@ class Transfer:
         """Make the copies. The copier's thread."""
         start = 0
         try:
-            while start < len(self.pairs):
+            while start < len(self.pairs) and self.wanted:
                 end, nbytes = start, 0
                 while end < len(self.pairs) and (nbytes == 0 or nbytes < CHUNK):
                     nbytes += self.pairs[end][1].nbytes
@@ -90,7 +100,14 @@ class Transfer:
 
 
 def copy_all(pairs: list[tuple[torch.Tensor, torch.Tensor, str]]) -> None:
-    """Copy the live tensors of ``pairs`` into their buffers, in one call."""
+    """Copy the live tensors of ``pairs`` into their buffers, in one call.
+
+    Raises:
+        CaptureError: a live tensor's memory was freed (torch would read it all the same, and the process die of it).
+    """
+    for _, live, argument in pairs:
+        if live.untyped_storage().nbytes() < live.nbytes:
+            raise CaptureError(f"{argument}: the memory of a tensor of {tuple(live.shape)} was freed")
     with torch.inference_mode(False), torch.no_grad():
         torch._foreach_copy_([buffer for buffer, _, _ in pairs], [live for _, live, _ in pairs])
 
@@ -105,10 +122,14 @@ class Copier:
 
     def submit(self, transfer: Transfer) -> None:
         """Make the copies of ``transfer``, after those that were submitted before. TRAINING THREAD."""
-        self._queue.put(transfer)
         if not self._running:
+            try:
+                _thread.start_new_thread(self._run, ())  # threading.Thread.start() could be interrupted half way
+            except RuntimeError:  # the system gives no more threads
+                transfer.make()
+                return
             self._running = True
-            _thread.start_new_thread(self._run, ())  # threading.Thread.start() could be interrupted half way
+        self._queue.put(transfer)
 
     def stop(self, timeout: float) -> None:
         """End the thread when its copies are made, and wait at most ``timeout`` seconds for that. Any thread."""
@@ -121,4 +142,5 @@ class Copier:
         while (transfer := self._queue.get()) is not None:
             transfer.make()
             del transfer  # it holds no tensor any more, but whoever waits holds it
+        self._queue.put(None)  # Ctrl-C between a start and its note: there may be another
         self._ended.open()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from async_trainer.snapshot.copier import Transfer
 
@@ -23,19 +24,26 @@ class Fence:
         self._optimizer = weakref.ref(optimizer)
         self._waited = waited
         self._pending: list[Transfer] = []
+        self._waiting = False  # in the hook before a step
         self.stepping = False  # within a step (LBFGS calls the loop's closure there) nothing may be copied later
         self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         )
+        _look_after(self)
 
     def __repr__(self) -> str:
         return f"<Fence of {type(self._optimizer()).__name__}, {len(self._pending)} pending>"
 
     @property
     def alive(self) -> bool:
-        """Whether its optimizer is."""
-        return self._optimizer() is not None
+        """Whether its optimizer is, or copies of what was its are under way."""
+        return self._optimizer() is not None or self.pending
+
+    @property
+    def pending(self) -> bool:
+        """Whether copies are under way."""
+        return not all(transfer.done for transfer in self._pending)
 
     def parameters(self) -> Iterable[int]:
         """The ids of the parameters that are its optimizer's now. TRAINING THREAD."""
@@ -47,6 +55,15 @@ class Fence:
         """Whether ``optimizer`` is its own."""
         return self._optimizer() is optimizer
 
+    def concerns(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether copies are under way of what ``optimizer``, another one, may change."""
+        if not self.pending or self.guards(optimizer):
+            return False
+        ours = set(self.parameters())
+        return not ours or any(
+            id(parameter) in ours for group in optimizer.param_groups for parameter in group["params"]
+        )
+
     def expect(self, transfer: Transfer) -> None:
         """Wait for ``transfer`` before the next step. TRAINING THREAD."""
         if transfer not in self._pending:
@@ -55,25 +72,51 @@ class Fence:
 
     def wait(self) -> None:
         """Wait for the copies that are under way. TRAINING THREAD."""
-        while self._pending:  # one by one: Ctrl-C here must not make the next step forget those that are left
-            self._waited["fence"] += self._pending[0].wait()
-            del self._pending[0]
+        for transfer in self._pending:
+            self._waited["fence"] += transfer.wait()
+        # Not before: Ctrl-C while it waits must not make the next step forget those that are left.
+        self._pending = [one for one in self._pending if not one.done]
 
     def remove(self) -> None:
-        """Leave the optimizer as it was."""
-        for hook in self._hooks:
-            hook.remove()
+        """Leave the optimizer as it was; unless a step waits here (it goes through the hooks, which must not change
+        then), or would have to: then the hooks stay, for nothing. Any thread."""
+        if not (self._waiting or self.pending):
+            for hook in self._hooks:
+                hook.remove()
 
     def forget(self) -> None:
         """In a forked child nobody makes the copies."""
         self._pending = []
 
     def _before_step(self, *_: Any) -> None:
-        self.wait()
+        self._waiting = True
+        try:
+            self.wait()
+        finally:
+            self._waiting = False
         self.stepping = True
 
     def _after_step(self, *_: Any) -> None:
         self.stepping = False
+
+
+_all: tuple[weakref.ref[Fence], ...] = ()
+_hook: Any = None  # stays for good: hooks must not change while a step goes through them, on whatever thread
+
+
+def _look_after(fence: Fence) -> None:
+    global _all, _hook
+    _all = (*(one for one in _all if one() is not None), weakref.ref(fence))
+    if _hook is None:
+        _hook = register_optimizer_step_pre_hook(_before_any_step)
+
+
+def _before_any_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Weights may be changed by several optimizers, among them such as the run wasn't given, or not yet."""
+    for one in _all:
+        fence = one()
+        if fence is not None and fence.concerns(optimizer):
+            fence.wait()
 
 
 def torchs_own(values: Iterable[Any], levels: int = 2) -> Iterable[torch.optim.Optimizer]:

@@ -53,7 +53,9 @@ class Store:
 
     def fenced(self) -> dict[int, Fence]:
         """The fence of each parameter that has one, by the parameter's id. TRAINING THREAD."""
-        return {identity: fence for fence in self._fences for identity in fence.parameters()}
+        # Of several for one parameter, that which steps now comes last: nothing may be copied later then.
+        fences = sorted(self._fences, key=lambda fence: fence.stepping)
+        return {identity: fence for fence in fences for identity in fence.parameters()}
 
     def fence_of(self, optimizer: object) -> Fence | None:
         """The fence of an optimizer, if it has one."""
@@ -81,14 +83,15 @@ class Store:
             from async_trainer.snapshot.copier import Copier
 
             self._copier = Copier()
+        self._copier.submit(transfer)  # first: nobody may wait for what Ctrl-C has kept from being made
         for fence in fences:
             fence.expect(transfer)
-        self._copier.submit(transfer)
 
     def reclaim(self, used: int) -> None:
         """Look at what was given back; what waits takes no more than the budget has left. TRAINING THREAD."""
         if self._buffers is not None:
             self._buffers.reclaim()
+            self._waited["fence"] += self._buffers.settle(self._limit - used)
             self._buffers.trim(self._limit - used)
 
     def give_back(self, buffers: Sequence[Pooled]) -> None:
@@ -106,13 +109,15 @@ class Store:
     def close(self, timeout: float = STOP) -> None:
         """Let the copies under way be made, end the copier, and leave the optimizers as they were. Any thread."""
         self._overlap = False
-        fences, self._fences = self._fences, []
-        for fence in fences:
-            fence.remove()
         copier, self._copier = self._copier, None
         if copier is not None:
             copier.stop(timeout)
-        self._buffers = None
+        fences, self._fences = self._fences, []
+        for fence in fences:
+            fence.remove()
+        buffers, self._buffers = self._buffers, None
+        if buffers is not None:
+            buffers.reclaim()  # what hooks have kept is theirs, and nothing else is held
 
     def after_fork(self) -> None:
         """In a forked child: nothing is copied, nobody waits for what isn't."""
