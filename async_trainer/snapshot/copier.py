@@ -138,7 +138,6 @@ class Copier:
             self._ended.wait(timeout)
 
     def _run(self) -> None:
-        threading.current_thread().name = "async_trainer-copier"
         while (transfer := self._queue.get()) is not None:
             transfer.make()
             del transfer  # it holds no tensor any more, but whoever waits holds it

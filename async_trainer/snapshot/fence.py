@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ class Fence:
         self._waited = waited
         self._pending: list[Transfer] = []
         self._waiting = False  # in the hook before a step
-        self.stepping = False  # within a step (LBFGS calls the loop's closure there) nothing may be copied later
+        self.stepping = _inside_a_step()  # then (LBFGS calls the loop's closure there) nothing may be copied later
         self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -117,6 +119,14 @@ def _before_any_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         fence = one()
         if fence is not None and fence.concerns(optimizer):
             fence.wait()
+
+
+def _inside_a_step() -> bool:
+    """Whether the caller, whom no hook has told of it, is in an optimizer's step: in a closure, or a hook."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != torch.optim.Optimizer.__module__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def torchs_own(values: Iterable[Any], levels: int = 2) -> Iterable[torch.optim.Optimizer]:
