@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from async_trainer.handler import CallbacksHandler as CallbacksHandler
     from async_trainer.snapshot import capture as capture
     from async_trainer.snapshot import keep as keep
+    from async_trainer.snapshot.gradients import with_gradients as with_gradients
     from async_trainer.train.config import ComputationalConfig as ComputationalConfig
     from async_trainer.train.config import OptimizationConfig as OptimizationConfig
     from async_trainer.train.maps import Maps as Maps
@@ -42,6 +43,7 @@ _HOMES = {
     "capture": "async_trainer.snapshot",
     "inline": "async_trainer.callback",
     "keep": "async_trainer.snapshot",
+    "with_gradients": "async_trainer.snapshot.gradients",
 }
 __all__ = sorted(_HOMES)
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import async_trainer
+from async_trainer import explain_command
 from async_trainer.demo import command as demo
 from async_trainer.errors import AsyncTrainerError
 
@@ -29,7 +30,7 @@ class Command(Protocol):
         """Run the command, and return its exit status."""
 
 
-COMMANDS: tuple[Command, ...] = (demo,)
+COMMANDS: tuple[Command, ...] = (demo, explain_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from async_trainer.attach import Attached
 from async_trainer.proxy import Proxied
 from async_trainer.routes import Route
 from async_trainer.runtime.stats import html_table, megabytes, text_table
+
+logger = logging.getLogger("async_trainer")
+DEAR = 1e-3  # s: a capture that takes longer is worth a word, once such have taken a second in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,35 @@ def explain(attached: Iterable[Attached], routes: Iterable[Route], proxied: Iter
     return Explanation(tuple(rows))
 
 
+def tell_costs(route: Route) -> None:
+    """Say once what capturing an event costs the loop, if that is much for each, and what can be done. The training
+    thread."""
+    route.tell_at = float("inf")
+    each = _later(route) if route.captures > 1 else 0.0
+    if each < DEAR:
+        return
+    big = sorted(((nbytes, name) for name, (_, nbytes) in route.observed.items() if nbytes), reverse=True)
+    hooks = ", ".join(task.where_called for task in route.tasks)
+    logger.warning(
+        "capturing %s has cost the loop %.1f s so far, %.1f ms each time, for %s%s. Capture it less often (every=, "
+        "when=), or only what is needed (select=); handler.explain() shows who gets what",
+        route.event, route.seconds, each * 1e3, hooks,
+        f" ({', '.join(f'{name}: {megabytes(nbytes)}' for nbytes, name in big)})" if big else "",
+    )  # fmt: skip
+
+
+def _later(seen: Route | Proxied) -> float:
+    """Seconds of a capture; the first one, which imports what copies its types, left out."""
+    return (seen.seconds - seen.skipped - seen.first) / (seen.captures - 1)
+
+
 def _cost(seen: Route | Proxied) -> str:
     if not seen.captures:
         return "not captured yet"
     if seen.captures == 1:
         return f"{seen.first * 1e6:.0f} µs to capture, the first time"
-    later = (seen.seconds - seen.skipped - seen.first) / (seen.captures - 1)  # the first imports what copies its types
-    return f"{later * 1e6:.0f} µs to capture"
+    overlap = ", the rest while the training goes on" if getattr(seen, "overlaps", False) else ""
+    return f"{_later(seen) * 1e6:.0f} µs to capture{overlap}"
 
 
 def _gets(name: str, route: Route, select: object) -> str:

@@ -15,7 +15,7 @@ from async_trainer.callback import Background, BackgroundOptions, Inline, flatte
 from async_trainer.emit import take_event
 from async_trainer.errors import ConfigurationError
 from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
-from async_trainer.explain import Explanation, explain
+from async_trainer.explain import Explanation, explain, tell_costs
 from async_trainer.holders import refuse_holders
 from async_trainer.hooks import ALL_EVENTS, check_training, tolerated
 from async_trainer.plan import check_names, make_plan
@@ -178,9 +178,12 @@ class CallbacksHandler:
             return
         route.first = route.first or spent
         route.captures += 1
+        if route.seconds > route.tell_at:
+            tell_costs(route)
         if snapshot.lease is None:
             self._pool.push(targets, snapshot)
             return
+        route.overlaps = route.overlaps or snapshot.lease.transfer is not None
         try:
             self._pool.push(targets, snapshot)
         finally:
@@ -250,6 +253,7 @@ class CallbacksHandler:
         if old is not None:  # what it cost so far goes on to count
             route.captures, route.seconds, route.observed = old.captures, old.seconds, old.observed
             route.first, route.skipped = old.first, old.skipped
+            route.tell_at, route.overlaps = old.tell_at, old.overlaps
         return route
 
     def _add_lane(self, lane: Lane) -> None:

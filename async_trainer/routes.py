@@ -230,6 +230,8 @@ class Route:
     seconds: float = 0.0  # of the training thread, capturing: all of it
     first: float = 0.0  # s of these: the first capture
     skipped: float = 0.0  # s of these: events that came to no capture, by ``every``, ``when`` or for want of room
+    tell_at: float = 1.0  # s of these: when what it costs is told; once
+    overlaps: bool = False  # copies go on while the training does
 
     @property
     def wanted(self) -> bool:

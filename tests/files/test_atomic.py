@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,25 +72,26 @@ def test_two_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
     assert path.read_bytes() == b"one"  # the last to be left
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow over 64 KiB."""
+    """Within it no file may grow over 64 KiB: not the one either that the tests' output goes to, so keep it short."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_where_the_disk_is_full_the_old_weights_stay(tmp_path: Path, suffix: str) -> None:
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
     path = tmp_path / f"a{suffix}"
     save_weights(path, {"a": torch.zeros(10)}, {"epoch": 1})
-    with pytest.raises((OSError, RuntimeError)):
+    with full_disk(), pytest.raises((OSError, RuntimeError)):
         save_weights(path, {"a": torch.zeros(1 << 20)}, {"epoch": 2})
     assert load_weights(path)[1] == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from async_trainer import TrainerState, background, capture
+from async_trainer import Callback, CallbacksHandler, TrainerState, background, capture
 from async_trainer.callback import Placement
 from async_trainer.errors import ConfigurationError, LaneError
 from tests.options.doubles import PATIENCE, Counts, Fails, Gate, Make, Output, Rows, fire
@@ -229,3 +229,26 @@ def test_a_configuration_error_of_the_first_event_leaves_nothing_half_pushed(han
         handler.call_event("on_batch_end", n=1, model=model)
     assert handler.close().delivered == 0
     assert rows.ns == []
+
+
+def test_a_dear_capture_that_comes_often_is_told_once_with_its_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow:
+        pass
+
+    @capture.register(Slow)
+    def _(value: Slow) -> int:
+        time.sleep(0.02)
+        return 1
+
+    class Names(Callback):
+        def on_batch_end(self, *, slow: Any) -> None: ...
+
+    with CallbacksHandler([background(Names())]) as handler:
+        route = handler._routes["on_batch_end"]
+        assert route is not None
+        route.tell_at = 0.1
+        for _ in range(20):
+            handler.call_event("on_batch_end", slow=Slow())
+    told = [record.getMessage() for record in caplog.records if "has cost the loop" in record.getMessage()]
+    assert len(told) == 1
+    assert "for names.on_batch_end. Capture it less often (every=, when=)" in told[0]
