@@ -1,0 +1,79 @@
+"""The command ``async-trainer explain``: what a callback gets, captured how, and what that costs."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from async_trainer.callback import Background, Inline
+from async_trainer.errors import ConfigurationError
+from async_trainer.suggest import suggestion
+
+NAME = "explain"
+HELP = "show what a callback gets, captured how, and what that costs the loop"
+
+_DESCRIPTION = """\
+Rehearses a training of a tiny model with the callback, and prints a row for each of its hooks: where it runs, what it
+gets, captured how, and the loop's time for each event. A class or a function is called without arguments to make it.
+A callback that is not wrapped in background(...), nor asks for it, is shown inline; --background shows it there.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.description = _DESCRIPTION
+    parser.add_argument("callback", nargs="+", metavar="MODULE:CALLBACK", help="such as my_callbacks:Plots")
+    parser.add_argument("--background", action="store_true", help="wrap what isn't wrapped in background(...)")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of the rehearsal (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        ConfigurationError: there is no such callback, or it can't work.
+    """
+    from async_trainer import CallbacksHandler, background
+    from async_trainer.testing import play
+
+    found = [_find(target) for target in arguments.callback]
+    if arguments.background:
+        found = [one if isinstance(one, (Background, Inline, list, tuple)) else background(one) for one in found]
+    if arguments.epochs < 1:
+        raise ConfigurationError(f"--epochs must be 1 or more, not {arguments.epochs}")
+    with CallbacksHandler(found) as handler:
+        play(handler, epochs=arguments.epochs)
+        print(handler.explain())
+        print(f"\n{handler.stats()}")
+        failures = handler.flush().errors
+    return 1 if failures else 0
+
+
+def _find(target: str) -> Any:
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise ConfigurationError(f"{target!r}: give a module and a callback in it: my_callbacks:Plots")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0] and error.name != module_name:
+            raise
+        raise ConfigurationError(f"{target!r}: there is no module {module_name!r} here") from None
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, name):
+        raise ConfigurationError(f"{target!r}: {module_name} has no {name!r}{suggestion(name, dir(module))}")
+    found = getattr(module, name)
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        return found
+    try:
+        return found()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{target!r} can't be made without arguments ({error}); name an instance, or a function that makes one"
+        ) from error
