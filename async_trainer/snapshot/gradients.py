@@ -29,8 +29,8 @@ def with_gradients(model: nn.Module) -> Any:
         background(Histograms(), select={"model": with_gradients})
 
     The hook gets the replica that it would get otherwise, and each parameter has its ``grad``, where the live one had:
-    from ``on_backward_step_end`` to ``on_optimization_step_start``. After the step there are none. (Other hooks that get
-    the model of the same event see them, too: it is captured once.)
+    from ``on_backward_step_end`` to ``on_optimization_step_start``. After the step there are none. (Other hooks that
+    get the model of the same event see them, too: it is captured once.)
     """
     return WithGradients(model)
 

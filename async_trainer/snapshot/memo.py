@@ -9,6 +9,7 @@ from async_trainer.snapshot.bundle import Bundle
 
 if TYPE_CHECKING:
     from async_trainer.snapshot.copier import Transfer
+    from async_trainer.snapshot.devices import Part
     from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.sealed import SealedLeaf, SealedNode
     from async_trainer.snapshot.store import Store
@@ -35,10 +36,12 @@ class Memo:
         buffers: the memory of the big copies.
         argument: the event's argument that is being captured; stand-ins name it when they expire.
         private: within a module: its tensors are written in place by ``forward``, so each hook needs its own.
+        gradients: within a model that is captured with them.
         deep: the memo of ``copy.deepcopy``, once it is needed.
         bundle: once a cycle was found.
         batch: within a module or an optimizer: the tensors found so far, copied together at its end; each with the
             fence of the optimizer whose state it is.
+        parts: tensors on an accelerator; copied together when all arguments are captured.
         store: where big copies go; None: to memory of their own, at once.
         used: bytes of the budget in use, this event's included.
         owner: within an optimizer: its fence.
@@ -47,8 +50,8 @@ class Memo:
     """
 
     __slots__ = (
-        "alive", "argument", "batch", "buffers", "bundle", "copies", "deep", "expecting", "nbytes", "owner", "private",
-        "store", "transfer", "used",
+        "alive", "argument", "batch", "buffers", "bundle", "copies", "deep", "expecting", "gradients", "nbytes",
+        "owner", "parts", "private", "store", "transfer", "used",
     )  # fmt: skip
 
     def __init__(self, store: Store | None = None, used: int = 0) -> None:
@@ -58,9 +61,11 @@ class Memo:
         self.buffers: list[Any] = []
         self.argument = ""
         self.private = False
+        self.gradients = False
         self.bundle: Bundle | None = None
         self.deep: dict[int, Any] | None = None
         self.batch: list[tuple[SealedLeaf, Any, int, Fence | None]] | None = None
+        self.parts: list[Part] = []
         self.store = store
         self.used = used
         self.owner: Fence | None = None

@@ -11,16 +11,31 @@ from async_trainer.snapshot.kind import Kind
 from async_trainer.snapshot.memo import Memo
 from async_trainer.snapshot.registry import Rule
 from async_trainer.snapshot.sealed import Scope, Sealed
-from async_trainer.snapshot.tensors import SealedTensor, big, fill, nbytes_of
+from async_trainer.snapshot.tensors import SealedTensor, big, fill, nbytes_of, take_tensor
 
 
 class SealedParameter(SealedTensor):
-    """A parameter: one object per hook, over a copy that all hooks share. Its ``grad`` is None."""
+    """A parameter: one object per hook, over a copy that all hooks share.
 
-    __slots__ = ()
+    Attributes:
+        grad: its gradient, where it was asked for and is there.
+    """
+
+    __slots__ = ("grad",)
+
+    def __init__(self, cls: type, requires_grad: bool) -> None:
+        super().__init__(cls, False, requires_grad)
+        self.grad: Any = None
 
     def shell(self) -> Any:
         return torch.Tensor._make_subclass(self.cls, self.copied, self.requires_grad)
+
+    def open(self, scope: Scope) -> Any:
+        opened = self in scope.opened
+        shell = super().open(scope)
+        if self.grad is not None and not opened:
+            shell.grad = self.grad.open(scope)
+        return shell
 
 
 class SealedUninitialized(Sealed):
@@ -40,11 +55,14 @@ class SealedUninitialized(Sealed):
 
 def take_parameter(value: torch.nn.Parameter, memo: Memo) -> Any:
     """TRAINING THREAD."""
-    known = memo.copies.get(id(value))
-    if known is not None:
-        return known
-    sealed = SealedParameter(type(value), False, value.requires_grad)
-    fill(sealed, value, nbytes_of(value), memo)
+    sealed = memo.copies.get(id(value))
+    if sealed is None:
+        sealed = SealedParameter(type(value), value.requires_grad)
+        fill(sealed, value, nbytes_of(value), memo)
+    if memo.gradients and value.grad is not None:
+        private, memo.private = memo.private, False  # forward doesn't write to gradients
+        sealed.grad = take_tensor(value.grad, memo)
+        memo.private = private
     return sealed
 
 

@@ -83,6 +83,10 @@ class Registry:
 
         return decorate
 
+    def knows(self, cls: type, kind: Kind) -> None:
+        """A type of this package, and its kind."""
+        self._registered[cls] = kind
+
     def __call__(self, value: Any) -> Any:
         """``value`` as a hook would receive it: captured and opened, in one. Any thread.
 
