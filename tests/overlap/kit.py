@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from async_trainer import Callback, CallbacksHandler, background
-from async_trainer.snapshot import copier
+from async_trainer.snapshot import big, copier
 from async_trainer.snapshot.copier import Transfer
 
+assert big  # it must have the copier's own function before that is replaced
 WIDTH = 132  # a square of it is 69,696 bytes of float32: above 64 KiB, so that it is big
 Values = dict[str, Any]
 Make = Callable[[Any], torch.optim.Optimizer]
