@@ -32,7 +32,6 @@ from async_trainer import (
     capture,
     inline,
     keep,
-    with_gradients,
 )
 from async_trainer.callback import Background, Inline
 from async_trainer.callbacks import EarlyStopping, Figures, LRScheduler, MetricsLog, ModelCheckpoint, Progress, Upload
@@ -449,7 +448,7 @@ def root() -> None:
     assert_type(async_trainer.TrainerState().optim_step, int)
     assert_type(async_trainer.Callback().state_dict(), Mapping[str, Any])
     assert_type(async_trainer.keep(3), int)
-    async_trainer.background(Plain(), select={"model": with_gradients})
+    async_trainer.background(Plain(), select={"model": async_trainer.with_gradients})
     assert_type(async_trainer.__version__, str)
     async_trainer.capture.register(Net)
     assert_type(async_trainer.Trainer.from_maps("runs"), Trainer)
