@@ -120,7 +120,7 @@ class Net(nn.Module):
         self.tied.weight = self.second.weight
         self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.tied(self.frozen(self.second(self.norm(self.first(x)).relu())))
 
 
@@ -131,7 +131,7 @@ class BigNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(20_000)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(x)
 
 
@@ -177,7 +177,7 @@ class Sees(Callback):
         self.seen: dict[int, Values] = {}
         self._gate = gate
 
-    def on_batch_end(self, *, step: int, model: nn.Module, optimizers: Any) -> None:  # type: ignore[override]
+    def on_batch_end(self, *, step: int, model: nn.Module, optimizers: Any) -> None:
         if self._gate is not None:
             self._gate.acquire()
         self.seen[step] = values(model, optimizers)
@@ -240,10 +240,9 @@ class Run:
         assert len(self.sees.seen) == len(self.references) > 0
 
 
-def forward(run: Run, seed: int) -> Tensor:
+def forward(run: Run, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
-    loss: Tensor = run.model(torch.randn(4, WIDTH, generator=generator)).square().mean()
-    return loss
+    return run.model(torch.randn(4, WIDTH, generator=generator)).square().mean()
 
 
 def train(run: Run, steps: int) -> None:

@@ -53,7 +53,7 @@ KEEPING: dict[str, Any] = {
     "storage": lambda x: x.untyped_storage(),
     "typed storage": lambda x: x.storage(),
     "graph": lambda x: (x.requires_grad_() * x).sum(),
-    "exchange": lambda x: torch.utils.dlpack.to_dlpack(x),
+    "exchange": lambda x: x.__dlpack__(),
     "dict": lambda x: {"state": [x]},
 }
 

@@ -62,6 +62,24 @@ def test_a_handler_that_is_dropped_drains_and_leaves_the_training_alone(pace: Pa
         optimizer.step()
 
 
+def test_a_handler_that_ends_while_a_step_waits_breaks_no_step(pace: PacedCopier) -> None:
+    model = Net()
+    run = Run(model, OPTIMIZERS["adam fused"](model.parameters()))
+    run.optimizers.register_step_pre_hook(lambda *_: None)  # after ours
+    run.event()
+    forward(run, 0).backward()
+    make = pace._copy
+
+    def close_and_make(pairs: Any) -> None:
+        run.handler._store.close(0.0)
+        make(pairs)
+
+    pace._copy = close_and_make
+    run.optimizers.step()  # hooks that are removed while it goes through them would be an error
+    run.check()
+    run.handler.close()
+
+
 def test_two_handlers_of_one_optimizer(pace: PacedCopier) -> None:
     model = Net()
     optimizer = OPTIMIZERS["adam fused"](model.parameters())

@@ -136,8 +136,6 @@ def test_an_error_of_the_copier_is_the_hooks_and_the_training_goes_on(pace: Pace
 
 
 def test_without_a_thread_for_the_copier_copies_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from async_trainer.snapshot import copier
-
     def no_more(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -145,8 +143,7 @@ def test_without_a_thread_for_the_copier_copies_are_made_at_once(monkeypatch: py
     run = Run(model, OPTIMIZERS["adam fused"](model.parameters()))
     run.handler.call_event("on_batch_start")
     with monkeypatch.context() as patch:
-        patch.setattr(copier._thread, "start_new_thread", no_more)
-        patch.setattr("async_trainer.gate._thread.start_new_thread", no_more)
+        patch.setattr("async_trainer.snapshot.copier._thread.start_new_thread", no_more)
         train(run, 1)
     train(run, 1)
     run.check()

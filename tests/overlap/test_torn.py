@@ -146,10 +146,10 @@ def test_a_grad_scaler_steps_behind_the_fence(name: str, pace: PacedCopier) -> N
 
 def test_events_inside_the_closure_of_lbfgs_are_copied_at_once(pace: PacedCopier) -> None:
     model = Net(norm=False)
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=3)
+    optimizer: Any = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=3)
     run = Run(model, optimizer)
 
-    def closure() -> torch.Tensor:
+    def closure() -> Any:
         optimizer.zero_grad()
         loss = forward(run, 0)
         loss.backward()
@@ -169,12 +169,12 @@ def test_events_inside_the_closure_of_lbfgs_are_copied_at_once(pace: PacedCopier
 
 def test_an_event_in_the_closure_of_a_second_optimizer_of_the_same_weights_is_whole(pace: PacedCopier) -> None:
     model = Net(norm=False)
-    lbfgs = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=3)
+    lbfgs: Any = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=3)
     adam = OPTIMIZERS["adam fused"](model.parameters())
     for optimizers in ([lbfgs, adam], [adam, lbfgs]):
         run = Run(model, optimizers)
 
-        def closure(run: Run = run) -> torch.Tensor:
+        def closure(run: Run = run) -> Any:
             lbfgs.zero_grad()
             loss = forward(run, 0)
             loss.backward()
@@ -390,6 +390,7 @@ def test_a_step_that_fails_or_is_interrupted_leaves_nothing_torn(pace: PacedCopi
 def test_each_optimizer_may_step_in_the_backward_pass(pace: PacedCopier) -> None:
     model = Net()
     each = {weight: torch.optim.SGD([weight], 0.1, fused=True) for weight in model.parameters() if weight.requires_grad}
+    weight: Any
     for weight in each:
         weight.register_post_accumulate_grad_hook(lambda weight: each[weight].step())
     run = Run(model, list(each.values()))
@@ -409,7 +410,8 @@ def test_each_optimizer_may_step_in_the_backward_pass(pace: PacedCopier) -> None
 def test_a_compiled_model_and_a_compiled_step(what: str, pace: PacedCopier) -> None:
     model: Any = Net()
     optimizer = OPTIMIZERS["adam foreach"](model.parameters())
-    run = Run(torch.compile(model, backend="eager") if what == "model" else model, optimizer, SeesModel())
+    seen: Any = torch.compile(model, backend="eager") if what == "model" else model
+    run = Run(seen, optimizer, SeesModel())
     run.sees.seen.clear()
 
     def step() -> None:
