@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from async_trainer.errors import CaptureError
 from async_trainer.routes import UNTAKEN, HookTask, Plan, Snapshot, Uncaptured
@@ -11,6 +11,9 @@ from async_trainer.runtime.job import Lease
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool
 from async_trainer.snapshot import Memo, capture, size, take
+
+if TYPE_CHECKING:
+    from async_trainer.snapshot.offload import Offload
 
 Targets = Sequence[tuple[Lane, HookTask]]
 
@@ -113,12 +116,21 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
         except BaseException:
             pool.release(lease)
             raise
-    if memo is not None and memo.nbytes:
+    offload: Offload | None = None
+    if memo is not None and memo.parts and pool.store is not None:
+        try:
+            offload = pool.store.launch(memo)
+        except BaseException:  # Ctrl-C
+            if lease is not None:
+                pool.release(lease)
+            raise
+    if memo is not None and (memo.nbytes or offload is not None):
         lease = pool.account(lease, memo.nbytes)
         lease.buffers = memo.buffers
         if memo.transfer is not None and pool.store is not None:
             lease.transfer = memo.transfer
             pool.store.submit(memo.transfer, memo.expecting)
+        lease.transfer = offload or lease.transfer
     return live, lease
 
 

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
     from async_trainer.snapshot.buffers import Buffers, Pooled
     from async_trainer.snapshot.copier import Copier, Transfer
+    from async_trainer.snapshot.devices import Devices
     from async_trainer.snapshot.fence import Fence
+    from async_trainer.snapshot.memo import Memo
+    from async_trainer.snapshot.offload import Offload
 
 STOP = 5.0  # s: for copies under way at the end
 
@@ -23,6 +26,9 @@ class Store:
         limit: bytes that the buffers in use and those that wait may take together.
         waited: the seconds that the training thread has waited, by what for; added to under ``"fence"``.
         overlap: whether copies may be made while the training goes on.
+
+    Attributes:
+        devices: the accelerators, once a tensor on one has come.
     """
 
     def __init__(self, limit: int, waited: dict[str, float], *, overlap: bool = True) -> None:
@@ -32,10 +38,10 @@ class Store:
         self._buffers: Buffers | None = None
         self._copier: Copier | None = None
         self._fences: list[Fence] = []
+        self.devices: Devices | None = None
 
     def __repr__(self) -> str:
-        waiting = self._buffers.nbytes if self._buffers is not None else 0
-        return f"<Store: {waiting} bytes wait to be used again, {len(self._fences)} optimizers fenced>"
+        return f"<Store: {self.waiting_bytes} bytes wait to be used again, {len(self._fences)} optimizers fenced>"
 
     # ------------------------------------------------------------------------------------------------- the optimizers
 
@@ -87,22 +93,32 @@ class Store:
         for fence in fences:
             fence.expect(transfer)
 
+    def launch(self, memo: Memo) -> Offload | None:
+        """Start the copies of what ``memo`` has found on accelerators. TRAINING THREAD."""
+        if self.devices is None:
+            return None
+        waiting = self._buffers.nbytes if self._buffers is not None else 0
+        return self.devices.launch(memo, self._limit - memo.used - waiting)
+
     def reclaim(self, used: int) -> None:
         """Look at what was given back; what waits takes no more than the budget has left. TRAINING THREAD."""
         if self._buffers is not None:
             self._buffers.reclaim()
-            self._waited["fence"] += self._buffers.settle(self._limit - used)
-            self._buffers.trim(self._limit - used)
+            room = self._limit - used - (self.devices.nbytes if self.devices is not None else 0)
+            self._waited["fence"] += self._buffers.settle(room)
+            self._buffers.trim(room)
 
     def give_back(self, buffers: Sequence[Pooled]) -> None:
         """The last lane is done with ``buffers``. Any thread, possibly under a lock."""
         if self._buffers is not None:
             self._buffers.give_back(buffers)
+        if self.devices is not None:
+            self.devices.give_back(buffers)
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of buffers that wait to be used again."""
-        return self._buffers.nbytes if self._buffers is not None else 0
+        return sum(kind.nbytes for kind in (self._buffers, self.devices) if kind is not None)
 
     # -------------------------------------------------------------------------------------------------------- the end
 
@@ -118,6 +134,7 @@ class Store:
         buffers, self._buffers = self._buffers, None
         if buffers is not None:
             buffers.reclaim()  # what hooks have kept is theirs, and nothing else is held
+        self.devices = None
 
     def after_fork(self) -> None:
         """In a forked child: nothing is copied, nobody waits for what isn't."""
@@ -126,3 +143,8 @@ class Store:
             fence.forget()
         self._fences = []
         self._copier = self._buffers = None
+        _of_the_parent.append(self.devices)
+        self.devices = None
+
+
+_of_the_parent: list[Any] = []  # a forked child must not free what is on devices, or pinned

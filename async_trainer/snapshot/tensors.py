@@ -1,4 +1,4 @@
-"""Tensors: copied by value, detached, on their device; each hook gets a tensor object of its own."""
+"""Tensors: copied by value, detached; those on an accelerator to the CPU. Each hook gets a tensor object of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from async_trainer.snapshot.attributes import take_fields
 from async_trainer.snapshot.big import Entry, copy_big
 from async_trainer.snapshot.containers import SealedDict
+from async_trainer.snapshot.devices import to_host
 from async_trainer.snapshot.kind import REFERENCE, SMALL, Kind
 from async_trainer.snapshot.memo import Memo
 from async_trainer.snapshot.registry import Rule, capture
@@ -100,7 +101,9 @@ def fill(sealed: SealedTensor, value: torch.Tensor, nbytes: int, memo: Memo) -> 
     """Copy a tensor, now or with the batch of its module or optimizer. TRAINING THREAD."""
     memo.copies[id(value)] = sealed
     memo.alive.append(value)
-    if memo.batch is not None and sealed.cls in _batched:
+    if not value.is_cpu and to_host(sealed, value, nbytes, memo):
+        pass
+    elif memo.batch is not None and sealed.cls in _batched:
         memo.batch.append((sealed, value, nbytes, memo.owner))
     elif nbytes > SMALL:
         take_big([(sealed, value, nbytes, None)], memo, overlap=False)
