@@ -49,8 +49,8 @@ def test_a_handler_that_is_dropped_drains_and_leaves_the_training_alone(pace: Pa
     model = Net()
     optimizer = OPTIMIZERS["adam fused"](model.parameters())
     run = Run(model, optimizer)
-    optimizer.register_step_pre_hook(lambda *_: None)  # after ours: hooks that change now would break the step
     run.event()
+    optimizer.register_step_pre_hook(lambda *_: None)  # after ours: hooks that change now would break the step
     sees, references = run.sees, run.references
     forward(run, 0).backward()
     del run
@@ -65,8 +65,8 @@ def test_a_handler_that_is_dropped_drains_and_leaves_the_training_alone(pace: Pa
 def test_a_handler_that_ends_while_a_step_waits_breaks_no_step(pace: PacedCopier) -> None:
     model = Net()
     run = Run(model, OPTIMIZERS["adam fused"](model.parameters()))
-    run.optimizers.register_step_pre_hook(lambda *_: None)  # after ours
     run.event()
+    run.optimizers.register_step_pre_hook(lambda *_: None)  # after ours
     forward(run, 0).backward()
     make = pace._copy
 

@@ -181,6 +181,7 @@ def test_an_event_in_the_closure_of_a_second_optimizer_of_the_same_weights_is_wh
             run.event()
             return loss
 
+        run.event()
         lbfgs.step(closure)
         run.event()
         adam.step()
