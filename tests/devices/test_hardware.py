@@ -87,7 +87,8 @@ class Everything:
         self.events = 0
 
     def on_batch_end(self, *, model: Any, optimizers: Any, grad_scaler: Any, batch: Any, loss: Any) -> None:
-        float(loss)
+        assert not loss.isnan()
+        assert len(optimizers.state) == len(list(model.parameters()))
         self.events += 1
 
 
