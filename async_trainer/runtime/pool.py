@@ -285,7 +285,7 @@ class Pool(Traffic):
         if self._workers_have_ended:
             self.loop.stop()
             if self.store is not None:
-                self.store.close(0.0)
+                self.store.close(JOIN)  # before the exit forgets it: no copy may be under way then
             self._forget()
 
     def loop_ended(self) -> None:

@@ -29,6 +29,7 @@ _REFUSED = {
     LRScheduler: ("step", "load_state_dict"),
     torch.amp.GradScaler: ("scale", "unscale_", "step", "update", "load_state_dict"),
 }
+_CHANGED_BY_STEPS = frozenset({"state", "param_groups"})  # and by nothing else: what a user hangs on it may be
 _NEEDED = frozenset({"state", "param_groups", "defaults"})
 
 
@@ -114,12 +115,14 @@ def _take(base: type, dropped: Callable[[str, Any], Any]) -> Callable[[Any, Memo
             return memo.again(known)
         sealed = SealedView(memo.argument)
         memo.begin(value, sealed)
-        owner, memo.owner = memo.owner, memo.store.fence_of(value) if memo.store is not None else None
+        fence = memo.store.fence_of(value) if memo.store is not None else None
+        owner = memo.owner
         try:
             with Batch(memo):
                 for name, part in vars(value).items():
                     replacement = dropped(name, part)
                     if replacement is None:
+                        memo.owner = fence if name in _CHANGED_BY_STEPS else None
                         _take_one(name, part, sealed.fields, memo)
                     elif replacement is not ...:
                         sealed.fields[name] = replacement

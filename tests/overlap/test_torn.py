@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from async_trainer import CallbacksHandler, background
 from async_trainer.snapshot.copier import Copier
 from async_trainer.snapshot.fence import Fence
 from async_trainer.snapshot.store import Store
@@ -108,6 +109,27 @@ def test_weights_of_no_given_optimizer_are_copied_at_once(pace: PacedCopier) -> 
     pace.open()
     run.check()
     run.handler.close()
+
+
+def test_what_a_user_hangs_on_an_optimizer_is_copied_at_once(pace: PacedCopier) -> None:
+    """It may be changed at any time; state and param_groups are changed by steps alone."""
+    model = Net()
+    optimizer: Any = OPTIMIZERS["adam fused"](model.parameters())
+    optimizer.average = torch.zeros(WIDTH, WIDTH)
+    seen: list[float] = []
+
+    class Reads:
+        def on_batch_end(self, *, optimizers: Any) -> None:
+            seen.append(float(optimizers["adam"].average.sum()))
+
+    with CallbacksHandler([background(Reads())]) as handler:
+        handler.call_event("on_train_start", optimizers={"adam": optimizer})
+        for value in range(3):
+            optimizer.average.data.fill_(value)
+            handler.call_event("on_batch_end")
+        optimizer.average.data.fill_(-1)
+        pace.open()
+    assert seen == [value * WIDTH * WIDTH for value in range(3)]
 
 
 def test_gradients_accumulate_while_weights_are_copied(pace: PacedCopier) -> None:
