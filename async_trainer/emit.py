@@ -10,7 +10,7 @@ from async_trainer.routes import UNTAKEN, HookTask, Plan, Snapshot, Uncaptured
 from async_trainer.runtime.job import Lease
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool
-from async_trainer.snapshot import Memo, capture, size, take
+from async_trainer.snapshot import Memo, capture, is_big, size, take
 
 if TYPE_CHECKING:
     from async_trainer.snapshot.offload import Offload
@@ -91,7 +91,7 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
             if kind.quick is not None:
                 live[place] = kind.quick(value)
                 continue
-            if kind.size is not None and kind.size(value):
+            if kind.size is not None and is_big(value):
                 big = [*(big or ()), place]
                 continue
             if memo is None:
@@ -100,9 +100,14 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
         except Exception as error:
             live[place] = Uncaptured(error.with_traceback(None))  # whose frames hold live values
     if big is not None:
-        lease = pool.reserve(size(*(live[place] for place in big)), essential=plan.essential)
-        if lease is None:
-            return None, None
+        try:
+            nbytes = size(*(live[place] for place in big))
+        except Exception:  # of a class of the user's: taking it will tell
+            nbytes = 0
+        if nbytes:
+            lease = pool.reserve(nbytes, essential=plan.essential)
+            if lease is None:
+                return None, None
         memo = memo or Memo(pool.store)
         memo.used = pool.used
         if pool.store is not None:
@@ -114,7 +119,8 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
                 except Exception as error:
                     live[place] = Uncaptured(error.with_traceback(None))
         except BaseException:
-            pool.release(lease)
+            if lease is not None:
+                pool.release(lease)
             raise
     offload: Offload | None = None
     if memo is not None and memo.parts and pool.store is not None:

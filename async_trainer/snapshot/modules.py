@@ -19,7 +19,7 @@ from async_trainer.snapshot.memo import Memo
 from async_trainer.snapshot.module_hooks import take_hooks
 from async_trainer.snapshot.registry import Rule, capture, leaf, size
 from async_trainer.snapshot.sealed import Scope, Sealed, SealedNode, open_value
-from async_trainer.snapshot.tensors import Batch, big
+from async_trainer.snapshot.tensors import Batch
 
 _references = capture.references
 _BARE = vars(torch.nn.Module())
@@ -144,15 +144,15 @@ def _parts(value: torch.nn.Module) -> Iterable[Any]:
     live = vars(value)
     parts: list[Any] = [part for part in live["_modules"].values() if part is not None]
     for members in (live["_parameters"], live["_buffers"]):
-        parts += [tensor for tensor in members.values() if tensor is not None and big(tensor)]
+        parts += [tensor for tensor in members.values() if tensor is not None]
     for name, part in live.items():
         if name not in _SELDOM and type(part) not in _references:
             parts.append(part)
     return parts
 
 
-_REPLICA = Kind("replica of the module", take_module, size, parts=_parts)
-_WRAPPER = Kind("replica of the module that it wraps", _take_wrapped, size, parts=_parts)
+_REPLICA = Kind("replica of the module", take_module, size, parts=_parts, heavy=True)
+_WRAPPER = Kind("replica of the module that it wraps", _take_wrapped, size, parts=_parts, heavy=True)
 
 
 def _rule(cls: type) -> Kind:

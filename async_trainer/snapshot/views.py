@@ -172,7 +172,7 @@ def _parts(value: torch.optim.Optimizer) -> list[Any]:
 _VIEW = "read-only view"
 
 KINDS: dict[type, Rule] = {
-    torch.optim.Optimizer: Kind(_VIEW, _take(torch.optim.Optimizer, _of_optimizer), size, parts=_parts),
+    torch.optim.Optimizer: Kind(_VIEW, _take(torch.optim.Optimizer, _of_optimizer), size, parts=_parts, heavy=True),
     LRScheduler: Kind(_VIEW, _take(LRScheduler, _of_scheduler)),
     torch.amp.GradScaler: Kind(_VIEW, _take(torch.amp.GradScaler, _of_scaler)),
 }
