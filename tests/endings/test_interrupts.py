@@ -156,7 +156,7 @@ def test_interrupts_from_the_start_to_the_end(backend: str, monkeypatch: pytest.
     interrupts = Interrupts(4, mean=4e-4)
     with make()[1] as warm:  # Ctrl-C in an import can leave the interpreter's import lock taken: not ours to help
         warm.call_event("on_batch_end", step=0, big=BIG)
-    before = alive()
+    before, pools = alive(), set(exits.open_pools())
     interrupted_closes = 0
     with interrupts.handled():
         for _ in range(150):
@@ -175,5 +175,5 @@ def test_interrupts_from_the_start_to_the_end(backend: str, monkeypatch: pytest.
             check(callbacks, handler, whole, whole + interrupts.count - first, lost=not closed)
             assert handler.stats().snapshot_bytes == 0
             until(lambda: alive() <= before, f"threads are left of {alive() - before}")
-            assert not exits.open_pools()
+            assert set(exits.open_pools()) <= pools
     assert interrupted_closes > 10, "the end was never interrupted: the test shows nothing"

@@ -35,6 +35,20 @@ class Waits(Callback):
         assert self.go.wait(20)
 
 
+others: set[Any] = set()
+
+
+@pytest.fixture(autouse=True)
+def pools_of_other_tests() -> None:
+    others.clear()
+    others.update(exits.open_pools())
+
+
+def ours() -> set[Any]:
+    """The pools that this test has left open."""
+    return set(exits.open_pools()) - others
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_threads_are_as_before(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "backend", backend)
@@ -45,7 +59,7 @@ def test_threads_are_as_before(backend: str, monkeypatch: pytest.MonkeyPatch) ->
     assert set(threading.enumerate()) > before
     handler.close()
     assert set(threading.enumerate()) == before
-    assert not exits.open_pools()
+    assert not ours()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -62,7 +76,7 @@ def test_fifty_handlers_leave_no_file_descriptor_and_no_memory(
         if end == "close":
             handler.close()
         del handler
-        until(lambda: not exits.open_pools(), "a pool is left")
+        until(lambda: not ours(), "a pool is left")
         until(lambda: threading.active_count() == threads, "threads are left")
 
     threads = threading.active_count()
@@ -148,7 +162,7 @@ def test_a_lane_that_hangs_at_the_end_gives_the_switch_interval_back(interval: f
     restored = sys.getswitchinterval()
     callback.go.set()
     assert restored == interval
-    until(lambda: not exits.open_pools(), "it doesn't end")
+    until(lambda: not ours(), "it doesn't end")
     assert sys.getswitchinterval() == interval
     assert not switch_interval._busy
 
