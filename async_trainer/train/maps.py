@@ -9,12 +9,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import sync_folder, write_json
 from async_trainer.snapshot import capture
 from async_trainer.suggest import suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 SUFFIXES = (".pt", ".safetensors")
@@ -192,6 +195,18 @@ class SplitMaps:
     def metrics(self) -> Path:
         """``metrics.tsv``."""
         return self.path / "metrics.tsv"
+
+    def read_metrics(self) -> pd.DataFrame:
+        """What is in ``metrics.tsv``: a row per validated epoch, as :meth:`Trainer.train` returned it.
+
+        Raises:
+            ConfigurationError: nothing was validated in that training.
+        """
+        from async_trainer.train.metrics import read_tsv
+
+        if not self.metrics.is_file():
+            raise ConfigurationError(f"split {self.index}: there are no metrics in {self.path}: nothing was validated")
+        return read_tsv(self.metrics)
 
     @property
     def logs(self) -> Path:
