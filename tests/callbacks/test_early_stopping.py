@@ -143,7 +143,7 @@ def test_it_is_refused_in_the_background() -> None:
 
 def test_a_split_without_validation_data_is_refused() -> None:
     handler = CallbacksHandler([EarlyStopping()])
-    with pytest.raises(ConfigurationError, match="EarlyStopping: metric='loss': .* has no validation data"):
+    with pytest.raises(ConfigurationError, match=r"EarlyStopping: metric='loss': .* has no validation data"):
         handler.call_event("on_train_start", state=TrainerState(), split=Split(0, [1]))
 
 

@@ -126,7 +126,7 @@ class RehearsedFigures(Figures):
     """The demo's figures, drawn of what the rehearsal's tiny model gives."""
 
     def on_metrics_computation_start(self, *, output: Mapping[str, Any], **kwargs: Any) -> None:
-        prediction, target = output["prediction"], output["target"]
+        prediction, target = output["preds"], output["target"]
         digits = {
             "images": prediction.sum(1).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8).clone(),
             "labels": target.argmax(1),
