@@ -206,6 +206,7 @@ class CallbacksHandler:
         """An event at which a run starts or ends, or the stage changes."""
         if route.event in RUN_STARTS or route.event == Event.TRAINER_INIT:
             check_names(route.event, arguments)
+            exits.goes_on(self._pool)
             self._provide(arguments)
             refuse_holders(self._attached.values(), arguments.values())
             if route.event in TRAINING_RUNS:
@@ -363,15 +364,20 @@ class CallbacksHandler:
         self._raise_at_end(report)
         return report
 
-    def drain(self) -> None:
-        """The end of a run that an exception has ended: wait at most ``shutdown_timeout``. What close() would raise is
-        logged: it must not mask the exception."""
+    def drain(self, error: BaseException) -> None:
+        """The end of a run that ``error`` has ended: wait at most ``shutdown_timeout``. What close() would raise is
+        logged: it must not mask the error. What ends the process (Ctrl-C, SystemExit) is not waited for once more at
+        its exit."""
         try:
-            report = self.flush(self._pool.shutdown_timeout)
-            if report.stalled:
-                logger.warning("lanes that have stalled are not waited for: %s", ", ".join(report.stalled))
-        except TimeoutError as error:
-            logger.warning("%s; they go on in the background", error)
+            stalled = self._pool.drain(self._pool.shutdown_timeout, error)
+            if stalled:
+                logger.warning("lanes that have stalled are not waited for: %s", ", ".join(stalled))
+        except TimeoutError as late:
+            if isinstance(error, Exception):
+                logger.warning("%s; they go on in the background", late)
+            else:
+                logger.warning("%s", late)
+                exits.had_its_time(self._pool)
         self._log_at_end()
 
     def _raise_at_end(self, report: Report) -> None:

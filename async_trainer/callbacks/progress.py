@@ -29,7 +29,7 @@ class Progress(Callback):
     On a terminal, one line that is drawn over and over, ten times a second at most, and above it a line for each
     epoch that is done; elsewhere only those::
 
-        split 0, epoch 1 of 3: loss 0.6931, validation loss 0.5121, accuracy 0.75, 12 s, 25 s left
+        split 0, epoch 1 of 3: loss 0.6931, validation: loss 0.5121, accuracy 0.75, 12 s, 25 s left
         split 0, epoch 2 of 3  ━━━━━━━━━───────────────   37/100  loss 0.4417  20 s left
 
     Validate and test runs are shown too. The time that is left is reckoned for all epochs: early stopping shortens it.
@@ -108,7 +108,7 @@ class Progress(Callback):
 
     def on_epoch_end(self, *, state: TrainerState, **kwargs: Any) -> None:
         """Write the line of an epoch."""
-        validation = f"validation {self._metrics}" if self._metrics else ""
+        validation = f"validation: {self._metrics}" if self._metrics else ""
         spent = _duration(clock() - self._epoch_began)
         self._say(_epoch(state), self._read_loss(at_once=True), validation, spent, self._left(state))
 

@@ -190,8 +190,18 @@ def _link(path: Path, home: Path) -> tuple[Path, bool]:
     return path, False
 
 
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    """Path.glob stops with an error where a folder goes away under it, as that of the links does."""
+    for _ in range(50):
+        try:
+            return list(folder.glob(pattern))
+        except FileNotFoundError:
+            continue
+    return list(folder.glob(pattern))
+
+
 def _files(folder: Path, patterns: Iterable[str], without: Path | None) -> Iterator[Path]:
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    found = {path for pattern in patterns for path in _glob(folder, pattern)}
     for path in sorted(found):
         inside = path.relative_to(folder).parts
         if any(part.startswith(".") for part in inside) or (without is not None and without in path.parents):

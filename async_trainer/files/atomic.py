@@ -48,12 +48,23 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, new: bool = False) -> None:
     """Write ``content`` to ``path``, for people to read too.
 
     Raises:
         TypeError: something in it is no JSON.
+        FileExistsError: it is to be ``new``, and there is a file already. Of several that write it, one succeeds.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    with atomic_write(path) as file:
-        file.write(text.encode() + b"\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
+    if not new:
+        with atomic_write(path) as file:
+            file.write(text)
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.new")
+    with atomic_write(draft) as file:
+        file.write(text)
+    try:
+        os.link(draft, path)
+        sync_folder(path.parent)
+    finally:
+        draft.unlink()

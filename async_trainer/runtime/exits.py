@@ -63,6 +63,16 @@ def forget(pool: Pool) -> None:
     _pools.discard(pool)
 
 
+def had_its_time(pool: Pool) -> None:
+    """``pool`` has had its ``shutdown_timeout`` for the error that ends the process: it gets no other. Any thread."""
+    _late.add(pool)
+
+
+def goes_on(pool: Pool) -> None:
+    """The error was caught: ``pool`` is used again."""
+    _late.discard(pool)
+
+
 def open_pools() -> list[Pool]:
     """The pools that have started and not ended."""
     return list(_pools)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 
 from async_trainer.errors import ConfigurationError
-from async_trainer.events import RUN_STARTS, Event
+from async_trainer.events import Event
 from async_trainer.handler import CallbacksHandler
 from async_trainer.suggest import suggestion
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
@@ -19,8 +20,8 @@ from async_trainer.train.model import Model
 from async_trainer.train.split import Split
 
 _EVENTS = {event.value: event for event in Event}
-RUN_ARGUMENTS = tuple(dict.fromkeys(name for event in sorted(RUN_STARTS) for name in event.arguments))
-"""What the start of one run or another brings: its later hooks may name it."""
+_STARTS = {Event.VALIDATE_END: Event.VALIDATE_START, Event.TEST_END: Event.TEST_START}
+"""Where a run is no training: what has started it."""
 
 
 def as_maps(maps: Any) -> Maps:
@@ -36,7 +37,7 @@ def as_metrics(metrics: Any) -> MetricsHandler:
         return MetricsHandler(**(metrics or {}))
     if not isinstance(metrics, MetricsHandler):
         raise ConfigurationError(f"metrics must be a MetricsHandler, or a dict of metrics by name, not {metrics!r}")
-    return metrics
+    return metrics.subset()  # a trainer adds its model's losses: the given one may be another trainer's too
 
 
 def as_optimization(optimization: Any) -> OptimizationConfig:
@@ -60,6 +61,15 @@ def check_model(model: Any) -> None:
         raise ConfigurationError(f"model must be a Model, not a {type(model).__name__}{hint}")
 
 
+def check_initialized(model: Model) -> None:
+    """Refuse a model whose lazy modules have no weights yet."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigurationError(
+                f"model: {name} has no weights yet, as its module is lazy; run a batch through the model before"
+            )
+
+
 def check_optimizers(optimizers: Any) -> dict[str, torch.optim.Optimizer]:
     """What a model has built: optimizers by name."""
     if not isinstance(optimizers, dict) or not optimizers:
@@ -70,18 +80,26 @@ def check_optimizers(optimizers: Any) -> dict[str, torch.optim.Optimizer]:
 
 
 def check_hooks(callbacks: CallbacksHandler) -> None:
-    """Refuse a hook that names what neither its event nor the start of a run brings: a trainer's events are known."""
+    """Refuse a hook that names what neither its event nor the start of its run brings: a trainer's events are known."""
     for one in callbacks.attached:
         for name, hook in one.hooks.items():
             event = _EVENTS.get(name)
-            brought = () if event is None else tuple(dict.fromkeys((*event.arguments, *RUN_ARGUMENTS)))
-            for required in hook.required if brought else ():
+            if event is None:
+                continue
+            start = _STARTS.get(event, Event.TRAIN_START)
+            brought = tuple(dict.fromkeys((*event.arguments, *start.arguments)))
+            for required in hook.required:
                 if required not in brought and required != "event":
                     raise ConfigurationError(
-                        f"{one.name}.{name} names {required!r}, which neither this event nor the start of a run brings"
-                        f"{suggestion(required, brought)}; there are: {', '.join(brought)}. Give the parameter a "
-                        "default to make it optional"
+                        f"{one.name}.{name} names {required!r}, which neither this event nor the start of the run "
+                        f"brings{_elsewhere(required) or suggestion(required, brought)}. There are: {', '.join(brought)}. "
+                        "Give the parameter a default to make it optional"
                     )
+
+
+def _elsewhere(name: str) -> str:
+    events = [event.value for event in Event if name in event.arguments]
+    return f"; it comes with {', '.join(events)}" if events else ""
 
 
 def check_open(callbacks: CallbacksHandler) -> None:

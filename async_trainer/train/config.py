@@ -15,6 +15,18 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import suggestion
 
 
+@contextlib.contextmanager
+def kept_random() -> Iterator[None]:
+    """Leave the generators of python, NumPy and torch's CPU as they were: what follows is unchanged."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Config:
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event
 from async_trainer.train.device import to_device
 from async_trainer.train.run import Run, TrainingRun, count
@@ -36,7 +37,10 @@ def train(run: TrainingRun) -> None:
             run.call(Event.BATCH_END)
             run.termination.act()
         if run.accumulated:  # of a loader that had not told how many batches it gives
+            run.make_up_for_tail()
             optimize(run)
+        if not state.current_train_batch:
+            raise ConfigurationError(f"train: the loader has given no batch in epoch {state.current_epoch}")
         if run.validation_is_due():
             validate(run)
         run.call(Event.EPOCH_END)

@@ -83,11 +83,15 @@ class Maps:
             overwrite: replace a directory of an earlier trainer, and all that is in it.
 
         Raises:
-            ConfigurationError: there is one already, or the directory holds something else.
+            ConfigurationError: an earlier trainer has trained there, or the directory holds something else.
         """
         content = {"format": FORMAT, **config}
         if self.exists:
             self._check_ours()
+            if not (overwrite or self.splits or (self.path / "test").exists()):  # nothing came of it: a mistake, say
+                self.initial.unlink(missing_ok=True)
+                write_json(self.config, content)
+                return
             if not overwrite:
                 raise ConfigurationError(
                     f"maps: {self.path} is the directory of an earlier Trainer; Trainer.from_maps(...) goes on "

@@ -48,7 +48,8 @@ class Model(nn.Module, ABC):
             grad_scaler: as in :meth:`backward_step`; its ``update()`` is called by the trainer.
         """
         for optimizer in optimizers.values():
-            grad_scaler.step(optimizer)
+            if not grad_scaler.is_enabled() or has_gradients(optimizer):  # a scaler refuses to step without
+                grad_scaler.step(optimizer)
 
     @abstractmethod
     def evaluation_step(self, batch: Any) -> Mapping[str, Any]:
@@ -69,6 +70,11 @@ class Model(nn.Module, ABC):
     def get_loss_functions(self) -> dict[str, Callable[..., Tensor]]:
         """The loss functions, by name: validation metrics too, of ``preds`` and ``target``. By default none."""
         return {}
+
+
+def has_gradients(optimizer: Optimizer) -> bool:
+    """Whether any of its parameters has a gradient now."""
+    return any(one.grad is not None for group in optimizer.param_groups for one in group["params"])
 
 
 class SupervisedModel(Model):

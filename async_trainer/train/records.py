@@ -47,17 +47,26 @@ def recorded(
         "started": _now(),
         "computational": computational.to_dict(),
         "metrics": list(metrics.names),
-        "batches": {"train": count(split.train_loader), "val": count(split.val_loader or ())},
+        "batches": {
+            "train": count(split.train_loader),
+            "val": 0 if split.val_loader is None else count(split.val_loader),
+        },
     }
 
     def end(status: str = "finished") -> None:
-        write_json(folder.config, {**record, "status": status, "ended": _now(), "epochs": state.current_epoch})
+        write_json(folder.config, {**record, "status": status, "ended": _now(), "epoch": state.current_epoch})
 
-    write_json(folder.config, record)
+    try:
+        write_json(folder.config, record, new=True)
+    except FileExistsError:
+        raise ConfigurationError(f"split {split.index} is being trained by another trainer, in {folder.path}") from None
     try:
         yield end
     except BaseException as error:
-        end(f"ended by {type(error).__name__}")
+        if state.current_epoch == 0:  # it never began: the split can be trained when the mistake is corrected
+            folder.config.unlink()
+        else:
+            end(f"ended by {type(error).__name__}")
         raise
 
 
@@ -70,19 +79,28 @@ def recorded_computational(folder: SplitMaps) -> ComputationalConfig:
         return ComputationalConfig.from_dict({**config, "device": None})
 
 
-def save_results(metrics: MetricsHandler, folder: Path) -> None:
-    """Write the last evaluation's results, beside those of other metrics that are there."""
-    for name, frame in (("metrics.tsv", metrics.df.iloc[[-1]]), ("samples.tsv", metrics.detailed_df)):
-        path = folder / name
-        save_tsv(_beside(read_tsv(path), frame) if path.is_file() else frame, path)
+def save_results(metrics: MetricsHandler, folder: Path, *, same_data: bool) -> None:
+    """Write the last evaluation's results: beside those of other metrics, if they are about the same samples.
+
+    Args:
+        metrics: has evaluated.
+        folder: gets ``metrics.tsv`` and ``samples.tsv``.
+        same_data: whether the data is known to be that of the results that are there; else the samples' names must say
+            so, and numbers from 0 say nothing.
+    """
+    frames = {folder / "metrics.tsv": metrics.df.iloc[[-1]], folder / "samples.tsv": metrics.detailed_df}
+    if all(path.is_file() for path in frames):
+        before = {path: read_tsv(path) for path in frames}
+        named, samples = (list(map(str, found[folder / "samples.tsv"][SAMPLE])) for found in (before, frames))
+        numbered = samples == [str(number) for number in range(len(samples))]
+        if named == samples and (same_data or not numbered):
+            frames = {path: _beside(before[path], frame) for path, frame in frames.items()}
+    for path, frame in frames.items():
+        save_tsv(frame, path)
 
 
 def _beside(before: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """``frame``, with the columns of ``before`` that it lacks, where both are about the same samples."""
-    if len(before) != len(frame) or (
-        SAMPLE in frame and list(map(str, before[SAMPLE])) != list(map(str, frame[SAMPLE]))
-    ):
-        return frame
+    """``frame``, with the columns of ``before`` that it lacks."""
     kept = before.drop(columns=[column for column in before if column in frame])
     return pd.concat([frame.reset_index(drop=True), kept], axis=1)
 

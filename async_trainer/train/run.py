@@ -14,7 +14,7 @@ from async_trainer.events import Event
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
 from async_trainer.train.maps import Maps
 from async_trainer.train.metrics import MetricsHandler
-from async_trainer.train.model import Loss, Model
+from async_trainer.train.model import Loss, Model, has_gradients
 from async_trainer.train.signals import Termination
 from async_trainer.train.state import TrainerState
 
@@ -50,10 +50,12 @@ class TrainingRun(Run):
     val_loader: Iterable[Any] | None = None
     accumulated: int = 0
     """Batches whose gradients wait for an optimization step."""
+    divisor: int = 1
+    """What the loss of the last batch was divided by."""
 
     def share(self, loss: Loss) -> Loss:
         """The part of ``loss`` that a batch has in its step: the step sees the mean over its batches."""
-        batches = self._batches_of_step()
+        batches = self.divisor = self._batches_of_step()
         if batches == 1:
             return loss
         return loss / batches if isinstance(loss, Tensor) else {name: part / batches for name, part in loss.items()}
@@ -71,6 +73,16 @@ class TrainingRun(Run):
     def _place(self) -> tuple[int, int]:
         return self.state.current_train_batch, self.state.num_train_batches
 
+    def make_up_for_tail(self) -> None:
+        """Fewer batches came than the loader had let expect: make the gradients the mean over those that came."""
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.divisor / self.accumulated)
+
+    def _parameters(self) -> list[Tensor]:
+        groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        return [parameter for group in groups for parameter in group["params"]]
+
     def validation_is_due(self) -> bool:
         """Whether this epoch ends with a validation."""
         return self.val_loader is not None and self.state.current_epoch % self.optimization.evaluation_interval == 0
@@ -81,10 +93,9 @@ class TrainingRun(Run):
         if value is None and norm is None:
             return
         for optimizer in self.optimizers.values():
-            self.grad_scaler.unscale_(optimizer)
-        parameters = [
-            parameter for one in self.optimizers.values() for group in one.param_groups for parameter in group["params"]
-        ]
+            if has_gradients(optimizer):
+                self.grad_scaler.unscale_(optimizer)
+        parameters = self._parameters()
         if value is not None:
             nn.utils.clip_grad_value_(parameters, value)
         if norm is not None:

@@ -22,13 +22,14 @@ from async_trainer.train.arguments import (
     as_metrics,
     as_optimization,
     check_hooks,
+    check_initialized,
     check_loader,
     check_model,
     check_open,
     check_optimizers,
     check_split,
 )
-from async_trainer.train.config import ComputationalConfig, OptimizationConfig
+from async_trainer.train.config import ComputationalConfig, OptimizationConfig, kept_random
 from async_trainer.train.maps import Maps
 from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Model
@@ -228,6 +229,7 @@ class Trainer:
 
     def _prepare(self, run: TrainingRun) -> None:
         """The model as it was before any training, on its device, and new optimizers."""
+        check_initialized(self.model)
         if self.maps.initial.is_file():
             self._load(self.maps.initial, "initial")
         else:
@@ -250,7 +252,7 @@ class Trainer:
             yield
         except BaseException as error:
             run.call(Event.EXCEPTION, exception=error)
-            self.callbacks.drain()
+            self.callbacks.drain(error)
             raise
         self.callbacks.finish()
 
@@ -283,6 +285,7 @@ class Trainer:
         folder = self.maps.split(split_idx)
         computational = recorded_computational(folder)
         run_metrics = self.metrics.subset(metrics)
+        own = dataloader is None
         if dataloader is None:
             dataloader = self._validation_data(split_idx)
         check_loader(dataloader)
@@ -294,7 +297,7 @@ class Trainer:
         for name, path in paths.items():
             self.state.called, self.state.split_idx = "validate", split_idx
             run = self._evaluation(computational, run_metrics)
-            with computational.applied(), self._guarded(run):
+            with kept_random(), computational.applied(), self._guarded(run):
                 self._load(path, name)
                 self._to_device(computational)
                 loop.begin_validation(run, dataloader)
@@ -307,7 +310,7 @@ class Trainer:
                     computational=computational,
                 )
                 loop.evaluate(run, dataloader)
-                save_results(run.metrics, folder.validation(name))
+                save_results(run.metrics, folder.validation(name), same_data=own)
                 run.call(Event.VALIDATE_END, metrics=run.metrics)
             rows.append(run_metrics.df.iloc[[-1]].assign(model_checkpoint=name))
         frame = pd.concat(rows, ignore_index=True)
@@ -350,10 +353,11 @@ class Trainer:
                 "test(..., dataloader=...)"
             )
         check_loader(dataloader)
+        own = self._groups.get(group_name) is dataloader
         self._groups[group_name] = dataloader
         self.state.called, self.state.split_idx = "test", None
         run = self._evaluation(computational, run_metrics)
-        with computational.applied(), self._guarded(run):
+        with kept_random(), computational.applied(), self._guarded(run):
             self._load(path, model_checkpoint)
             self._to_device(computational)
             loop.begin_test(run, dataloader)
@@ -367,7 +371,7 @@ class Trainer:
                 computational=computational,
             )
             loop.evaluate(run, dataloader)
-            save_results(run.metrics, results)
+            save_results(run.metrics, results, same_data=own)
             run.call(Event.TEST_END, metrics=run.metrics)
         return run_metrics.df
 

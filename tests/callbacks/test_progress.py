@@ -114,7 +114,7 @@ def test_without_a_terminal_there_is_a_line_for_each_epoch(clock: Clock) -> None
         run.end_epoch(metrics)
     run.end()
     assert out.getvalue().splitlines() == [
-        "split 1, epoch 1 of 2: loss 0.1, validation loss 0.5123, accuracy 0.75, 12 s, 12 s left",
+        "split 1, epoch 1 of 2: loss 0.1, validation: loss 0.5123, accuracy 0.75, 12 s, 12 s left",
         "split 1, epoch 2 of 2: loss 0.1, 10 s",
         "trained: 2 epochs, 22 s",
     ]
@@ -133,7 +133,7 @@ def test_on_a_terminal_a_line_is_drawn_over_and_the_epochs_stay_above_it(clock: 
     assert out.drawn[4] == "epoch 1 of 3  ━━━━━━━━━━━━────────────   5/10  loss 0.2  25 s left"
     assert out.drawn[11] == "epoch 1 of 3  ━━━━━━━━━━━━━━━━━━━━━━━━  2/2  validation"
     assert out.screen == [
-        "epoch 1 of 3: loss 0.1, validation loss 0.5, 12 s, 24 s left",
+        "epoch 1 of 3: loss 0.1, validation: loss 0.5, 12 s, 24 s left",
         "epoch 2 of 3  ━━──────────────────────   1/10  loss g 0.5, loss d 2  22 s left",
     ]
     run.end()

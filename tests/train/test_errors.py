@@ -10,6 +10,7 @@ import pytest
 
 from async_trainer import CallbacksHandler, background
 from async_trainer.errors import LaneError
+from async_trainer.runtime import exits
 from async_trainer.testing import hold
 from tests.train.kit import Boom, FailsAt, loader, split, trainer
 
@@ -130,6 +131,16 @@ def test_the_error_is_not_held_up_by_a_hung_callback_for_longer_than_the_shutdow
     with hold(handler), caplog.at_level(logging.WARNING), pytest.raises(Boom):
         study.train(split())
     assert "still at work: hears" in caplog.text
+
+
+def test_ctrl_c_waits_once_and_not_again_at_the_exit(tmp_path: Path) -> None:
+    handler = CallbacksHandler([background(Hears())], shutdown_timeout=0.2)
+    study = trainer(tmp_path, handler, model=FailsAt(KeyboardInterrupt(), forward=2))
+    with hold(handler), pytest.raises(KeyboardInterrupt):
+        study.train(split())
+    assert exits._time_left(handler._pool, 0.0) == 0.0
+    study.train(split(1))
+    assert exits._time_left(handler._pool, 0.0) is None, "it was caught, and the handler goes on"
 
 
 def test_after_an_error_the_trainer_can_train_the_next_split(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from async_trainer import (
     Callback,
     ComputationalConfig,
     Maps,
+    MetricsHandler,
     OptimizationConfig,
     Split,
     SupervisedModel,
@@ -23,6 +24,7 @@ from async_trainer import (
 )  # fmt: skip
 from async_trainer.callbacks import ModelCheckpoint
 from async_trainer.errors import ConfigurationError
+from async_trainer.files.atomic import write_json
 from tests.train.kit import Boom, FailsAt, Recorder, loader, net, split, trainer
 
 
@@ -431,7 +433,7 @@ def test_a_hook_that_names_what_no_event_of_a_trainer_brings_is_refused_when_it_
     class Optional:
         def on_batch_end(self, *, state: Any, event: Any, loss: Any = None, optimizers: Any, **kwargs: Any) -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"named.on_batch_end names 'los'.*there are: model, maps, state"):
+    with pytest.raises(ConfigurationError, match=r"named.on_batch_end names 'los'.*There are: model, maps, state"):
         trainer(tmp_path, [background(Named())])
     study = trainer(tmp_path, [Optional()])
     with pytest.raises(ConfigurationError, match="names 'los'"):
@@ -451,3 +453,140 @@ def test_a_handler_that_is_closed_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match="this handler is closed"):
             call()
+
+
+def test_an_iterable_dataset_may_be_validated_on(tmp_path: Path) -> None:
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            return iter(loader(10, 4).dataset)  # type: ignore[call-overload]
+
+    study = trainer(tmp_path, num_epochs=1)
+    frame = study.train(Split(0, loader(0, 10), Stream(), batch_size=2))
+    expected = study.validate(0, dataloader=loader(10, 4))
+    assert frame["loss"].iloc[-1] == pytest.approx(expected["loss"].iloc[-1])
+
+
+def test_a_metrics_handler_may_be_given_to_several_trainers(tmp_path: Path) -> None:
+    shared = MetricsHandler()
+    losses = {}
+    for name, loss in (("mse", nn.MSELoss()), ("l1", nn.L1Loss())):
+        torch.manual_seed(0)
+        model = SupervisedModel(nn.Linear(3, 1), loss, lambda params: torch.optim.SGD(params, lr=0.0))
+        study = Trainer(tmp_path / name, model, metrics=shared, optimization=OptimizationConfig(num_epochs=1))
+        losses[name] = study.train(split())["loss"].iloc[0]
+        outputs = [(model.network(batch["input"]), batch["target"]) for batch in loader(10, 4)]
+        expected = sum(float(loss(preds.detach(), target)) for preds, target in outputs) / len(outputs)
+        assert losses[name] == pytest.approx(expected, rel=1e-5)
+    assert shared.names == ()
+
+
+def test_the_tail_is_the_same_whether_the_loader_has_a_length_or_not(tmp_path: Path) -> None:
+    class Unsized:
+        def __iter__(self) -> Any:
+            return iter(loader(0, 6))
+
+    def train(folder: str, data: Any) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = SupervisedModel(nn.Linear(3, 1), nn.MSELoss(), lambda params: torch.optim.SGD(params, lr=0.1))
+        trainer(tmp_path / folder, model=model, accumulation_steps=2).train(Split(0, data))
+        return weights(model)
+
+    one, other = train("sized", loader(0, 6)), train("unsized", Unsized())
+    for name in one:
+        torch.testing.assert_close(one[name], other[name])
+
+
+def test_a_training_that_never_began_leaves_the_split_free(tmp_path: Path) -> None:
+    lazy = SupervisedModel(nn.LazyLinear(1), nn.MSELoss(), lambda params: torch.optim.SGD(params, lr=0.1))
+    study = trainer(tmp_path, model=lazy, num_epochs=1)
+    with pytest.raises(ConfigurationError, match=r"network.weight has no weights yet.*run a batch through"):
+        study.train(split())
+    lazy(torch.zeros(1, 3))
+    study.train(split())
+    assert study.maps.splits == (0,)
+
+
+def test_of_two_trainers_that_train_one_split_at_once_one_is_refused(tmp_path: Path) -> None:
+    study = trainer(tmp_path)
+    again = Trainer.from_maps(tmp_path / "maps", model=net())
+
+    class TrainsToo:
+        def on_train_start(self) -> None:
+            with pytest.raises(ConfigurationError, match="split 0 was trained before"):
+                again.train(split())
+
+    study.add_callbacks([TrainsToo()])
+    study.train(split())
+    with pytest.raises(FileExistsError):
+        write_json(study.maps.split(0).config, {}, new=True)
+    assert [path.name for path in study.maps.split(0).path.glob(".*")] == []
+
+
+def test_results_on_other_data_are_not_put_beside_those_that_are_there(tmp_path: Path) -> None:
+    study = trainer(tmp_path, num_epochs=1)
+    study.train(split())
+    study.add_metrics(bias=lambda preds, target: (preds - target).mean(1))
+    unnamed = [{key: value for key, value in batch.items() if key != "sample"} for batch in loader(14, 4)]
+    other = [{key: value for key, value in batch.items() if key != "sample"} for batch in loader(20, 4)]
+    study.test("split-0_final", "held-out", ["loss"], dataloader=unnamed)
+    study.test("split-0_final", "held-out", ["bias"], dataloader=other)
+    folder = study.maps.test("held-out", "split-0_final")
+    assert set(pd.read_csv(folder / "metrics.tsv", sep="\t")) == {"bias"}
+    study.test("split-0_final", "held-out", ["loss"])  # the same data again
+    assert set(pd.read_csv(folder / "metrics.tsv", sep="\t")) == {"bias", "loss"}
+
+
+def test_an_evaluation_leaves_the_generators_as_they_were(tmp_path: Path) -> None:
+    study = trainer(tmp_path, num_epochs=1)
+    study.train(split(), ComputationalConfig(seed=3))
+    before = torch.get_rng_state()
+    study.validate(0)
+    study.test("split-0_final", "held-out", dataloader=loader(14, 4), computational=ComputationalConfig(seed=4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_training_without_a_batch_is_an_error(tmp_path: Path) -> None:
+    class Nothing:
+        def __iter__(self) -> Any:
+            return iter(())
+
+    with pytest.raises(ConfigurationError, match="has given no batch"):
+        trainer(tmp_path).train(Split(0, Nothing()))
+
+
+def test_amp_steps_over_an_optimizer_without_gradients(tmp_path: Path) -> None:
+    class Two(SupervisedModel):
+        def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+            idle = nn.Linear(1, 1)
+            return {"used": torch.optim.SGD(self.parameters(), 0.1), "idle": torch.optim.SGD(idle.parameters(), 0.1)}
+
+    model = Two(nn.Linear(3, 1), nn.MSELoss(), torch.optim.SGD)
+    before = torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)
+    try:
+        study = trainer(tmp_path, model=model, num_epochs=1, clip_grad_norm=1.0)
+        study.train(split(), ComputationalConfig(device="cpu", amp=True))
+    finally:
+        torch.set_autocast_dtype("cpu", before)
+    assert study.state.optim_step == 5
+
+
+def test_a_name_of_another_event_is_told_with_that_event(tmp_path: Path) -> None:
+    class Loss:
+        def on_batch_end(self, *, loss: Any) -> None: ...
+
+    class Group:
+        def on_batch_end(self, *, group_name: str) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"names 'loss'.*; it comes with on_backward_step_start"):
+        trainer(tmp_path, [Loss()])
+    with pytest.raises(ConfigurationError, match=r"names 'group_name'.*; it comes with on_test_start"):
+        trainer(tmp_path, [Group()])
+
+
+def test_after_a_mistake_that_kept_the_training_from_beginning_the_script_may_be_run_again(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="lss"):
+        trainer(tmp_path, [ModelCheckpoint("lss")]).train(split())
+    trainer(tmp_path, [ModelCheckpoint("loss")]).train(split())
+    with pytest.raises(ConfigurationError, match="earlier Trainer"):
+        trainer(tmp_path)
