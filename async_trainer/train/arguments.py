@@ -92,8 +92,8 @@ def check_hooks(callbacks: CallbacksHandler) -> None:
                 if required not in brought and required != "event":
                     raise ConfigurationError(
                         f"{one.name}.{name} names {required!r}, which neither this event nor the start of the run "
-                        f"brings{_elsewhere(required) or suggestion(required, brought)}. There are: {', '.join(brought)}. "
-                        "Give the parameter a default to make it optional"
+                        f"brings{_elsewhere(required) or suggestion(required, brought)}. There are: "
+                        f"{', '.join(brought)}. Give the parameter a default to make it optional"
                     )
 
 
