@@ -44,6 +44,7 @@ class Interrupts:
         self._random = random.Random(seed)
         self._every = every
         self._before: Any = None
+        self._over = False
 
     def __enter__(self) -> Interrupts:
         self._before = signal.signal(signal.SIGALRM, self._interrupt)
@@ -51,12 +52,15 @@ class Interrupts:
         return self
 
     def _interrupt(self, number: int, frame: Any) -> None:
+        if self._over:  # armed again, it would come when nobody handles it
+            return
         signal.setitimer(signal.ITIMER_REAL, self._random.expovariate(1 / self._every) + 1e-6)
         if self.armed:
             self.count += 1
             raise KeyboardInterrupt
 
     def __exit__(self, *error: object) -> None:
+        self._over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
 
