@@ -55,6 +55,7 @@ def register(pool: Pool) -> None:
             atexit.register(_close)
         _registered = True
     _exit = None  # whatever has exited was caught
+    open_pools()  # those that are over go
     _pools.add(pool)
 
 
@@ -74,7 +75,11 @@ def goes_on(pool: Pool) -> None:
 
 
 def open_pools() -> list[Pool]:
-    """The pools that have started and not ended."""
+    """The pools that have started and not ended, to the last of their threads: one that lets go of a tensor while the
+    interpreter is torn down aborts the process."""
+    for pool in list(_pools):
+        if pool.over and not pool.alive:
+            _pools.discard(pool)
     return list(_pools)
 
 

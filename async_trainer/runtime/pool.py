@@ -50,6 +50,7 @@ class Pool(Traffic):
         )
         self.switch_interval = switch_interval
         self.shutdown_timeout = shutdown_timeout
+        self.over = False  # nothing will come of it any more; its threads may still be on their last lines
         self.loop = LoopThread(self)
         self.started = False
         self.told = False  # somebody was told what is lost
@@ -299,7 +300,12 @@ class Pool(Traffic):
     def _forget(self) -> None:
         """Unless a hook is inside, or the loop waits for what hooks had an executor do: the exit must know of both."""
         if self._workers_have_ended and not self.loop.alive:
-            exits.forget(self)
+            self.over = True
+
+    @property
+    def alive(self) -> bool:
+        """Whether a thread of its own still runs."""
+        return self.loop.alive or any(worker.alive for worker in list(self.workers.values()))
 
     @property
     def hung(self) -> list[str]:

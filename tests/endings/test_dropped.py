@@ -48,7 +48,7 @@ def _nothing_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     until(lambda: set(threading.enumerate()) <= before, "threads are left")
-    assert not exits._pools
+    assert not exits.open_pools()
 
 
 def drop(callback: Held, how: str) -> weakref.ref[Any]:

@@ -30,6 +30,10 @@ class Worker(Protocol):
     def stop(self) -> None:
         """The lane was abandoned: cut short what can be, the wait before another attempt, an async hook. Any thread."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether a thread of its own runs."""
+
     def join(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, until it has ended."""
 

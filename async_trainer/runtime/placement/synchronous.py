@@ -37,6 +37,11 @@ class SynchronousWorker:
     def stop(self) -> None:
         """Nothing is under way between two calls."""
 
+    @property
+    def alive(self) -> bool:
+        """It has no thread of its own."""
+        return False
+
     def join(self, timeout: float) -> None:
         self.run()
         self._open.close()

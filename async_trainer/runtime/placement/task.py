@@ -56,6 +56,11 @@ class TaskWorker:
         if self._scope is not None and self._lane.abandoned:
             self._scope.cancel()
 
+    @property
+    def alive(self) -> bool:
+        """It has no thread of its own."""
+        return False
+
     def join(self, timeout: float) -> None:
         self._ended.wait(timeout)
 

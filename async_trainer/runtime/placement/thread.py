@@ -54,6 +54,11 @@ class ThreadWorker:
         self._over.open()
         switch_interval.leave(self._lane)
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def join(self, timeout: float) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
