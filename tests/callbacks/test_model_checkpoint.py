@@ -299,6 +299,7 @@ while True:
     handler.call_event("on_validation_end", model=model, state=state, metrics={"loss": -state.current_epoch})
     handler.call_event("on_epoch_end", model=model, state=state)
     if state.current_epoch == 3:
+        handler.flush()  # so that there is something to load, however slow the machine is
         print("writing", flush=True)
 """
 
