@@ -95,6 +95,10 @@ def _attach(
     options = record.options
     _check_options(callback, hooks, options, events)
     warn_of_unread(callback, hooks, options.select or {})
+    if options.placement == "process":
+        from async_trainer.process.ship import ship_callback
+
+        ship_callback(callback)
     if options.name in {other.name for other in attached}:
         raise ConfigurationError(
             f"two callbacks are called {options.name!r}: the name is the key of their states; give each its own name="

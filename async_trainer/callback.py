@@ -13,12 +13,12 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event, make_hook
 from async_trainer.suggest import suggestion
 
-Placement = Literal["thread", "task"]
+Placement = Literal["thread", "task", "process"]
 Overflow = Literal["block", "drop_oldest", "drop_newest", "latest"]
 OnError = Literal["log", "raise_at_end", "raise", "disable"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "placement": ("thread", "task"),
+    "placement": ("thread", "task", "process"),
     "overflow": ("block", "drop_oldest", "drop_newest", "latest"),
     "on_error": ("log", "raise_at_end", "raise", "disable"),
 }
@@ -124,11 +124,12 @@ def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Backgroun
 
     Args:
         callback: an object with hooks, or a list of them (each gets its own lane, and the same options).
-        placement: where its hooks run: ``"thread"``, a thread of its own (the default), or ``"task"``, a task on the
-            pool's event loop (the default where a hook is ``async def``).
+        placement: where its hooks run: ``"thread"``, a thread of its own (the default), ``"task"``, a task on the
+            pool's event loop (the default where a hook is ``async def``), or ``"process"``, a child process of its own:
+            for hooks that burn CPU in Python, or may crash.
         name: its key in state dicts, stats and messages. Default: the class name in snake case, with ``_1``, ``_2``
             ... where there are several.
-        lane: callbacks that name the same lane share one FIFO (and one thread).
+        lane: callbacks that name the same lane share one FIFO (and one thread, or process).
         queue_size: how many events may wait in its lane. Default: 1024.
         overflow: what a full lane does: ``"block"`` the loop until there is room (the default), ``"drop_oldest"``,
             ``"drop_newest"``, or keep the ``"latest"`` of each event. Drops are counted. Events that come once per run
@@ -138,8 +139,8 @@ def background(callback: Any, **options: Unpack[BackgroundOptions]) -> Backgroun
             callback is turned off after three failures in a row.
         retries: how often a failed hook is tried again, on the same snapshot. Default: 0.
         backoff: seconds before the first retry; doubled for each next one, with jitter. Default: 0.1.
-        timeout: seconds for one attempt. An async hook is cancelled; a thread can't be: its lane counts as stalled
-            until the hook returns.
+        timeout: seconds for one attempt. An async hook is cancelled, a process killed and replaced; a thread can't be:
+            its lane counts as stalled until the hook returns.
         every: ``{"on_batch_end": 50}``: handle only the 50th, 100th, ... of that event in that stage (training,
             evaluation); counted before ``when``.
         when: called on the training thread with the live arguments of the event, and with those that the start of the

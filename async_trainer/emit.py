@@ -25,6 +25,10 @@ class CapturePlan(Protocol):
     def essential(self) -> bool:
         """Never dropped for want of room."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether a child process is to see the values."""
+
     def argument(self, place: int) -> str:
         """The name of the value at ``place``, for messages."""
 
@@ -112,6 +116,8 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
         memo.used = pool.used
         if pool.store is not None:
             pool.store.reclaim(memo.used)
+            if plan.shared and nbytes:
+                memo.block = pool.store.block(nbytes, memo.used)
         try:
             for place in big:
                 try:
@@ -137,6 +143,7 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
             lease.transfer = memo.transfer
             pool.store.submit(memo.transfer, memo.expecting)
         lease.transfer = offload or lease.transfer
+        lease.block = memo.block
     return live, lease
 
 

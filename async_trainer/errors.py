@@ -45,5 +45,12 @@ class LaneError(AsyncTrainerError):
     report: Report | None = None
 
 
+class ElsewhereError(Exception):
+    """The cause of an error that comes from another process: its traceback there, as text."""
+
+    def __str__(self) -> str:
+        return f"in another process:\n{self.args[0]}" if self.args else ""
+
+
 class EventLostError(AsyncTrainerError):
     """What a proxied call's handle raises when the call was dropped or lost."""

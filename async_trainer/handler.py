@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from async_trainer.attach import Attached, attach_all
 from async_trainer.callback import Background, BackgroundOptions, Inline, flatten
@@ -30,6 +30,9 @@ from async_trainer.settings import check_settings
 from async_trainer.snapshot import Store, capture
 from async_trainer.states import check_states, load_state, read_state, visits
 from async_trainer.suggest import refuse_unknown_options, suggestion
+
+if TYPE_CHECKING:
+    from async_trainer.process.session import Home
 
 logger = logging.getLogger("async_trainer")
 T = TypeVar("T")
@@ -69,6 +72,8 @@ class CallbacksHandler:
     Raises:
         ConfigurationError: a callback or an option that can't work; names it, and the remedy.
     """
+
+    _fires_events = True  # so a callback in a process can't hold it
 
     @refuse_unknown_options
     def __init__(
@@ -237,6 +242,9 @@ class CallbacksHandler:
         )
         attached = {**self._attached, **{one.name: one for one in new}}
         routes = {event: self._empty_route(event) for event in self._events}
+        for one in new:
+            if one.lane is not None and one.lane.placement == "process":
+                self._home(one.lane).attach(one)
         for one in attached.values():
             if one.lane is not None and one.lane.name not in self._pool.lanes:
                 self._add_lane(one.lane)
@@ -256,6 +264,15 @@ class CallbacksHandler:
             route.first, route.skipped = old.first, old.skipped
             route.tell_at, route.overlaps = old.tell_at, old.overlaps
         return route
+
+    def _home(self, lane: Lane) -> Home:
+        """Of a process lane: what its child is told. Its worker looks there."""
+        if lane.remote is None:
+            from async_trainer.process.session import Home
+
+            lane.remote = Home(self._pool, lane)
+        home: Home = lane.remote
+        return home
 
     def _add_lane(self, lane: Lane) -> None:
         self._pool.add_lane(lane)
@@ -323,6 +340,8 @@ class CallbacksHandler:
         names = {*self._attached, *self._pool.lanes, *(one.name for one in self._proxied)}
         proxy, home = make_proxy(self, self._pool, names, target, factory, dict(options))
         self._proxied.append(home)
+        if home.lane.placement == "process":
+            self._home(home.lane).add(home)
         if home.lane.name not in self._pool.lanes:
             self._add_lane(home.lane)
         return proxy
@@ -399,7 +418,7 @@ class CallbacksHandler:
         for one in self._attached.values():
             if one.lane is None:
                 states |= read_state(one)
-        return self._pool.barrier(visits(self._attached.values(), read_state), states)
+        return self._pool.barrier(visits(self._attached.values()), states)
 
     def state_dict(self) -> dict[str, Any]:
         """``{callback name: its state_dict()}`` for all callbacks, behind a barrier. Waits for the lanes.
@@ -422,14 +441,10 @@ class CallbacksHandler:
         """
         self._ensure_started()
         check_states(self._attached.values(), state_dict)
-
-        def load(one: Attached) -> dict[str, Any]:
-            return load_state(one, state_dict[one.name]) if one.name in state_dict else {}
-
-        barrier = self._pool.barrier(visits(self._attached.values(), load), {})
+        barrier = self._pool.barrier(visits(self._attached.values(), state_dict), {})
         for one in self._attached.values():
-            if one.lane is None:
-                load(one)
+            if one.lane is None and one.name in state_dict:
+                load_state(one, state_dict[one.name])
         barrier.wait()
         if barrier.late:
             raise TimeoutError(f"load_state_dict: lanes that have stalled have not loaded: {', '.join(barrier.late)}")

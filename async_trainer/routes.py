@@ -33,7 +33,12 @@ class Uncaptured:
     error: Exception
 
 
-UNTAKEN: Any = object()
+class _Untaken:
+    def __reduce__(self) -> str:
+        return "UNTAKEN"  # there is one in each process
+
+
+UNTAKEN: Any = _Untaken()
 """In a snapshot's place for what only ``**kwargs`` would bring, and is no plain value."""
 
 
@@ -49,7 +54,7 @@ class Slot(NamedTuple):
 class Snapshot:
     """What was captured of one event, for all its lanes. Not changed once it is pushed."""
 
-    __slots__ = ("at", "errors", "lease", "plan", "values")
+    __slots__ = ("at", "errors", "lease", "plan", "redelivered", "values")
 
     def __init__(
         self, plan: Plan, at: float, values: list[Any], lease: Lease | None, errors: dict[HookTask, Exception] | None
@@ -59,6 +64,7 @@ class Snapshot:
         self.values = values
         self.lease = lease
         self.errors = errors  # by task: its ``when`` raised
+        self.redelivered = False  # another process was given it, and died
 
 
 class HookTask:
@@ -97,6 +103,10 @@ class HookTask:
     def key(self, payload: Any) -> Hashable:
         return self.name
 
+    def remote_key(self, payload: Any) -> tuple[Any, ...]:
+        """What a child process knows it by."""
+        return "hook", self.owner.name, self.name
+
     def call(self, job: Job, attempt: int) -> Any:
         snapshot: Snapshot = job.payload
         if snapshot.errors is not None and self in snapshot.errors:
@@ -125,7 +135,7 @@ class HookTask:
         for name in arrangement.nones:
             arguments[name] = None
         if arrangement.wants_event:
-            arguments["event"] = EventInfo(self.name, job.seq, attempt)
+            arguments["event"] = EventInfo(self.name, job.seq, attempt, snapshot.redelivered)
         result: Any = None
         try:
             result = self.hook.function(**arguments)
@@ -198,6 +208,7 @@ class Plan:
     filtered: bool = field(init=False)  # not each event is for each target
     simple: bool = field(init=False)  # each slot is captured at each event, as it is
     essential: bool = field(init=False)
+    shared: bool = field(init=False)  # a child process is to see the values
 
     def __post_init__(self) -> None:
         self.names = tuple(slot.name for slot in self.slots)
@@ -205,6 +216,7 @@ class Plan:
         self.filtered = any(task.filtered for _, task in self.targets)
         self.simple = not self.filtered and not any(slot.select or slot.plain_only for slot in self.slots)
         self.essential = any(task.essential for _, task in self.targets)
+        self.shared = any(lane.placement == "process" for lane, _ in self.targets)
 
     def argument(self, place: int) -> str:
         """The name of the value at ``place``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from async_trainer.attach import Attached
@@ -14,7 +15,24 @@ from async_trainer.snapshot.registry import leaf
 
 logger = logging.getLogger("async_trainer")
 
-Visit = Callable[[], dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What a mark has a lane do with the states of its callbacks: read them, or load those of ``states``. Called where
+    the hooks run, between two events."""
+
+    how: str
+    ones: tuple[Attached, ...]
+    states: Mapping[str, Any] | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for one in self.ones:
+            if self.states is None:
+                found |= read_state(one)
+            elif one.name in self.states:
+                load_state(one, self.states[one.name])
+        return found
 
 
 def read_state(one: Attached) -> dict[str, Any]:
@@ -25,10 +43,9 @@ def read_state(one: Attached) -> dict[str, Any]:
     return {one.name: _copied(state_dict(), f"{one.name}.state_dict()")}
 
 
-def load_state(one: Attached, state: Any) -> dict[str, Any]:
+def load_state(one: Attached, state: Any) -> None:
     """Hand ``state`` to the callback: its own copy, to keep."""
     one.callback.load_state_dict(_copied(state, f"the state of {one.name}"))
-    return {}
 
 
 def _copied(state: Any, what: str) -> Any:
@@ -38,17 +55,14 @@ def _copied(state: Any, what: str) -> Any:
         raise CaptureError(f"{what}{''.join(reversed(error.steps))}: {error.reason}") from error.cause
 
 
-def visits(attached: Iterable[Attached], act: Callable[[Attached], dict[str, Any]]) -> dict[str, Visit]:
-    """For each lane, ``act`` on the callbacks in it."""
+def visits(attached: Iterable[Attached], states: Mapping[str, Any] | None = None) -> dict[str, Visit]:
+    """For each lane: read the states of the callbacks in it, or load those of ``states``."""
+    how = "read" if states is None else "load"
     lanes: dict[str, list[Attached]] = {}
     for one in attached:
         if one.lane is not None:
             lanes.setdefault(one.lane.name, []).append(one)
-
-    def visit(ones: list[Attached]) -> Visit:
-        return lambda: {name: state for one in ones for name, state in act(one).items()}
-
-    return {name: visit(ones) for name, ones in lanes.items()}
+    return {name: Visit(how, tuple(ones), states) for name, ones in lanes.items()}
 
 
 def check_states(attached: Iterable[Attached], states: Mapping[str, Any]) -> None:

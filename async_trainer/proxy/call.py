@@ -123,6 +123,11 @@ class CallTask:
         first = next(iter((*payload.args, *payload.kwargs.values())), None)
         return self.name, first if isinstance(first, PLAIN) else None
 
+    def remote_key(self, payload: Handle) -> tuple[Any, ...]:
+        """What a child process knows the call by."""
+        home, source, path = self.place.home, self.place.source, self.place.path
+        return "call", home.name, payload.number, None if source is None else source.number, path, self._action.__name__
+
     def call(self, job: Job, attempt: int) -> Any:
         handle: Handle = job.payload
         if handle.lease is not None and handle.lease.transfer is not None:
@@ -178,6 +183,8 @@ class CallTask:
 
     def settled(self, job: Job, result: Any, error: BaseException | None) -> None:
         job.payload.settle(result, error)
+        if result is not None and self.lane.remote is not None:
+            self.lane.remote.keep_while_referred_to(job.payload)
 
     def where(self, payload: Handle) -> str:
         return ""
@@ -207,6 +214,12 @@ def leave(manager: Any, entered: Any, kind: Any, error: Any) -> None:
     """``entered`` is the handle of the call that entered: where that failed, it raises, and this isn't reached."""
     type(manager).__exit__(manager, kind, error, None)
 
+
+ACTIONS: dict[str, Callable[..., Any]] = {
+    action.__name__: action
+    for action in (operator.call, setattr, delattr, operator.setitem, operator.delitem, enter, enter_itself, leave)
+}
+"""By name, for another process."""
 
 OPERATIONS = {
     setattr: "__setattr__",

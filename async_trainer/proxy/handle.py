@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from async_trainer.errors import EventLostError, StandInError
+from async_trainer.errors import CaptureError, EventLostError, StandInError
 from async_trainer.proxy.unanswered import Unanswered, refuse
 from async_trainer.runtime.job import Lease
 from async_trainer.runtime.pool import current_lane
@@ -26,7 +27,8 @@ class Handle(Unanswered):
 
     # It is also the payload of the call's job, and the plan of its capture: an object less, per call, counts.
     __slots__ = (
-        "__weakref__", "_entered", "_error", "_result", "args", "at", "done", "kwargs", "lease", "sealed", "task",
+        "__weakref__", "_entered", "_error", "_result", "args", "at", "done", "kwargs", "lease", "number",
+        "sealed", "task",
     )  # fmt: skip
 
     def __init__(self, task: CallTask, at: float, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -37,6 +39,7 @@ class Handle(Unanswered):
         self.sealed = False  # the arguments are to be opened
         self.lease: Lease | None = None
         self.done = False
+        self.number = next(_numbers)  # how other processes call it
 
     def __repr__(self) -> str:
         how = "pending"
@@ -72,6 +75,8 @@ class Handle(Unanswered):
             Exception: what the call raised.
         """
         if self._error is None:
+            if isinstance(self._result, Unsent):
+                raise StandInError(f"{self.task.title}: what it returned {self._result.why}")
             return self._result
         try:
             raise self._error.with_traceback(None)  # else each wait would lengthen it
@@ -98,10 +103,23 @@ class Handle(Unanswered):
         """Never dropped for want of room."""
         return self.task.essential
 
+    @property
+    def shared(self) -> bool:
+        """Whether a child process is to see the arguments."""
+        return self.task.lane.placement == "process"
+
     def argument(self, place: int) -> str:
         """How messages call the value at ``place``."""
         count = len(self.args)
         return f"argument {place + 1 if place < count else list(self.kwargs)[place - count]}"
+
+    def values(self) -> list[Any]:
+        """The arguments, as they were captured."""
+        return [*self.args, *self.kwargs.values()]
+
+    def sent(self) -> tuple[list[Any], dict[str, Any]]:
+        """What another process is given of it."""
+        return list(self.args), self.kwargs
 
     def seal(self, values: list[Any], lease: Lease | None) -> None:
         """Take the arguments as they were captured. The calling thread."""
@@ -131,6 +149,32 @@ class Handle(Unanswered):
         refuse(self, "its text")
 
 
+class Unsent:
+    """What a call in another process has returned, and can't be sent here."""
+
+    def __init__(self, why: str) -> None:
+        self.why = f"stays in its process ({why}): use the handle itself, in calls of that lane"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unsent, (self.why,)
+
+
+def _unsent(why: str) -> Unsent:
+    made = Unsent("")
+    made.why = why
+    return made
+
+
+class Returned(NamedTuple):
+    """To another process: what a call there has returned."""
+
+    home: str
+    number: int
+
+
+_numbers = itertools.count(1)
+
+
 class SealedHandle(Sealed):
     """A handle among the arguments of a later call."""
 
@@ -138,6 +182,13 @@ class SealedHandle(Sealed):
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        handle = self.handle
+        home = handle.task.place.home
+        if home.lane.placement != "process":
+            raise CaptureError(f"{handle!r}: wait() for it first: what it returns is known in its own lane only")
+        return Returned, (home.name, handle.number)
 
     def open(self, scope: Scope) -> Any:
         if current_lane.get() is not self.handle.task.lane:

@@ -54,6 +54,11 @@ class Proxied:
         return title_of(self.target if self.given else self._factory)
 
     @property
+    def subject(self) -> Any:
+        """The object, or what makes it."""
+        return self.target if self.given else self._factory
+
+    @property
     def why(self) -> str:
         """Where it runs and why, for the line that is logged at the start."""
         shared = f", lane {self.lane.name}" if self.lane.name != self.name else ""

@@ -96,6 +96,9 @@ class Failures:
 
 def told(error: BaseException) -> str:
     """``error`` with its traceback; without it where that is of an error of ours, and holds no frame but ours."""
+    elsewhere = vars(error).get("_told_elsewhere") if hasattr(error, "__dict__") else None
+    if isinstance(elsewhere, str):  # in another process, whose frames aren't here
+        return elsewhere
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     ours = all(str(frame.f_globals.get("__name__")).startswith("async_trainer.") for frame in frames)
     if isinstance(error, AsyncTrainerError) and error.__cause__ is None and ours:

@@ -27,13 +27,14 @@ class Transfer(Protocol):
 class Lease:
     """The bytes that a snapshot takes of the budget, until the last of its lanes is done with it."""
 
-    __slots__ = ("__weakref__", "buffers", "lanes", "nbytes", "transfer")
+    __slots__ = ("__weakref__", "block", "buffers", "lanes", "nbytes", "transfer")
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self.lanes = 1  # the capture itself, until it is pushed
         self.buffers: Sequence[Any] = ()  # the big copies: to be used again, and to tell what a hook still holds
         self.transfer: Transfer | None = None  # copies that are made while the training goes on
+        self.block: Any = None  # where they are, if child processes see them
 
 
 class Payload(Protocol):

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 from async_trainer.runtime.job import Job, Mark
 
 BATCH = 64
 """Jobs that a worker takes at once: few enough to stop soon, enough to leave the lock alone in a burst."""
+
+
+PROCESS_BATCH = 256
+"""The same, for a process, which is given them all at once."""
 
 
 class Ending(Enum):
@@ -32,8 +37,8 @@ class Lane:
 
     __slots__ = (
         "_batch", "_books", "_dropped", "_hand", "_lost", "_marks", "_queue", "_roomy", "abandoned", "closed",
-        "deadline", "ended", "idle", "name", "over_limit", "overflow", "overran", "placement", "size", "slot",
-        "started", "turn", "visiting",
+        "deadline", "ended", "idle", "name", "over_limit", "overflow", "overran", "placement", "remote", "restarts",
+        "size", "slot", "started", "turn", "visiting",
     )  # fmt: skip
 
     def __init__(self, name: str, *, size: int = 1024, overflow: str = "block", placement: str = "thread") -> None:
@@ -59,7 +64,10 @@ class Lane:
         self._dropped = 0
         self._lost = 0
         self._roomy = size - 1  # with so many items or fewer, marks and finished jobs included, it can't be full
-        self._batch = BATCH if overflow == "block" else 1  # what is in hand can't give way to a newer job
+        self.remote: Any = None  # of a process lane: how its jobs are sent
+        self.restarts = 0  # of its process
+        batch = PROCESS_BATCH if placement == "process" else BATCH
+        self._batch = batch if overflow == "block" else 1  # what is in hand can't give way to a newer job
 
     def __repr__(self) -> str:
         return f"<Lane {self.name}: {self.waiting} waiting, {self.delivered} delivered, {self.failed} failed>"
@@ -248,6 +256,13 @@ class Lane:
         else:
             self._books = (settled + 1, delivered, failed, dropped + 1)
         self._hand[settled] = None  # or the snapshots of a whole batch would live as long as the batch
+
+    def revoke(self, count: int) -> None:
+        """Of those that were delivered, the last ``count`` were not, after all: they are lost."""
+        settled, delivered, failed, dropped = self._books
+        count = min(count, delivered)
+        self._books = (settled, delivered - count, failed, dropped)
+        self._lost += count
 
     def passed(self) -> None:
         """The visit of the mark is done."""

@@ -356,6 +356,8 @@ class Pool(Traffic):
         if self.store is not None:
             self.store.after_fork()
         self.ending = self.closed = True
+        for worker in self.workers.values():
+            worker.after_fork()
         self.workers = {}
         self.loop.after_fork()
         self._told_lost = True

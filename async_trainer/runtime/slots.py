@@ -23,6 +23,9 @@ class Slots:
         """Give ``lane`` a slot, or put it in the queue."""
         if lane.slot:
             return True
+        if lane.placement == "process":  # its hooks run elsewhere
+            lane.slot = True
+            return True
         if self._free > 0:
             self._free -= 1
             lane.slot = True
@@ -38,6 +41,8 @@ class Slots:
                 self._waiting.remove(lane)
             return None
         lane.slot = False
+        if lane.placement == "process":
+            return None
         if self._waiting:
             heir = self._waiting.popleft()
             heir.slot = True

@@ -47,6 +47,7 @@ class Traffic:
     def __init__(self, *, max_workers: int, max_bytes: int, stall_timeout: float, synchronous: bool) -> None:
         self.stall_timeout = stall_timeout
         self.synchronous = synchronous
+        self.max_bytes = max_bytes
         self.failures = Failures()
         self.kept = Kept()
         self.store: Any = None  # where the big copies are: it is told when the lanes are done with them, and of the end
@@ -285,6 +286,21 @@ class Traffic:
         if job.payload.lease is not None:
             with self._lock:
                 self._release(job.payload.lease)
+
+    def hold_lease(self, job: Job) -> bool:
+        """Keep the memory of a job's snapshot until :meth:`settled` is called once more for it. Returns whether there
+        is any."""
+        lease: Lease | None = job.payload.lease
+        if lease is None:
+            return False
+        with self._lock:
+            lease.lanes += 1
+        return True
+
+    def revoke(self, lane: Lane, count: int) -> None:
+        """What ``lane`` has handled is lost with its state."""
+        with self._lock:
+            lane.revoke(count)
 
     def tell(self) -> None:
         """Something moved: wake the threads that wait for it. Cheap where there are none."""

@@ -14,6 +14,7 @@ from async_trainer.snapshot.memo import Memo
 if TYPE_CHECKING:
     from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.sealed import SealedLeaf
+    from async_trainer.snapshot.shared import Block
 
 Entry = tuple["SealedLeaf", torch.Tensor, int, "Fence | None"]
 
@@ -36,7 +37,9 @@ def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Ent
     with torch.inference_mode(False):
         for entry in entries:
             sealed, live, nbytes, owner = entry
-            buffer = store.buffer(live, memo.used) if type(live) in PLAIN and _has_plain_memory(live) else None
+            plain = type(live) in PLAIN and _has_plain_memory(live)
+            shared = in_block(memo.block, live) if plain and memo.block is not None else None
+            buffer = shared if shared is not None else store.buffer(live, memo.used) if plain else None
             if buffer is None:
                 rest.append(entry)
                 continue
@@ -49,12 +52,26 @@ def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Ent
                 transfer.add(buffer, live, memo.argument)
                 expecting.add(fence)
             sealed.copied = buffer
+            if shared is not None and memo.block is not None:
+                memo.hold(memo.block.view, nbytes)
+                continue
             memo.buffers.append(Pooled(buffer, nbytes, transfer))
             memo.nbytes += nbytes
     if now:
         copy_all(now)
     memo.expecting |= expecting
     return rest
+
+
+def in_block(block: Block, live: torch.Tensor) -> torch.Tensor | None:
+    """Room for a copy of ``live`` in memory that a child process sees, with its strides; None: there is none."""
+    if not (live.is_contiguous() or (live.ndim == 4 and live.is_contiguous(memory_format=torch.channels_last))):
+        return None
+    place = block.take(live.nbytes)
+    if place is None:
+        return None
+    flat = torch.frombuffer(block.view, dtype=live.dtype, count=live.numel(), offset=place)
+    return flat.as_strided(live.shape, live.stride())
 
 
 def _has_plain_memory(live: torch.Tensor) -> bool:

@@ -21,6 +21,14 @@ class SealedFunction(Sealed):
         self.function = function
         self.cells = cells
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The function itself leads to the live module: another process gets its code, and the captured cells.
+        live = self.function
+        empty = tuple(types.CellType() for _ in self.cells)
+        bare = types.FunctionType(live.__code__, live.__globals__, live.__name__, live.__defaults__, empty)
+        bare.__kwdefaults__ = live.__kwdefaults__
+        return SealedFunction, (bare, self.cells)
+
     def open(self, scope: Scope) -> types.FunctionType:
         live = self.function
         cells = tuple(

@@ -27,12 +27,17 @@ class Family:
         items: reads the content.
         fill: writes it into a bare object.
         extra: the name of the attribute that a bare object needs first, if any.
+        name: of the constant of this module that it is: so it is pickled.
     """
 
+    name: str
     base: type
     items: Callable[[Any], Iterable[Any]]
     fill: Callable[[Any, list[Any]], Any]
     extra: str = ""
+
+    def __reduce__(self) -> str:
+        return self.name
 
 
 def _fill_ordered(shell: OrderedDict[Any, Any], pairs: list[Any]) -> None:
@@ -44,14 +49,14 @@ def _fill_nothing(shell: Any, items: list[Any]) -> None:
     return None
 
 
-DICT = Family(dict, dict.items, dict.update)
-ORDERED = Family(OrderedDict, OrderedDict.items, _fill_ordered)
-DEFAULT = Family(defaultdict, dict.items, dict.update, "default_factory")
-LIST = Family(list, list.__iter__, list.extend)
-SET = Family(set, set.__iter__, set.update)
-DEQUE = Family(deque, deque.__iter__, deque.extend, "maxlen")
-FROZEN = Family(frozenset, frozenset.__iter__, _fill_nothing)
-TUPLE = Family(tuple, tuple.__iter__, _fill_nothing)
+DICT = Family("DICT", dict, dict.items, dict.update)
+ORDERED = Family("ORDERED", OrderedDict, OrderedDict.items, _fill_ordered)
+DEFAULT = Family("DEFAULT", defaultdict, dict.items, dict.update, "default_factory")
+LIST = Family("LIST", list, list.__iter__, list.extend)
+SET = Family("SET", set, set.__iter__, set.update)
+DEQUE = Family("DEQUE", deque, deque.__iter__, deque.extend, "maxlen")
+FROZEN = Family("FROZEN", frozenset, frozenset.__iter__, _fill_nothing)
+TUPLE = Family("TUPLE", tuple, tuple.__iter__, _fill_nothing)
 
 
 class SealedDerived(SealedNode):

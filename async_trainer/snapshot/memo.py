@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from async_trainer.snapshot.devices import Part
     from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.sealed import SealedLeaf, SealedNode
+    from async_trainer.snapshot.shared import Block
     from async_trainer.snapshot.store import Store
 
 
@@ -45,13 +46,14 @@ class Memo:
         store: where big copies go; None: to memory of their own, at once.
         used: bytes of the budget in use, this event's included.
         owner: within an optimizer: its fence.
+        block: where big copies go that a child process is to see.
         transfer: the copies that are made while the training goes on.
         expecting: the fences that wait for it.
     """
 
     __slots__ = (
-        "alive", "argument", "batch", "buffers", "bundle", "copies", "deep", "expecting", "gradients", "nbytes",
-        "owner", "parts", "private", "store", "transfer", "used",
+        "alive", "argument", "batch", "block", "buffers", "bundle", "copies", "deep", "expecting", "gradients",
+        "nbytes", "owner", "parts", "private", "store", "transfer", "used",
     )  # fmt: skip
 
     def __init__(self, store: Store | None = None, used: int = 0) -> None:
@@ -69,6 +71,7 @@ class Memo:
         self.store = store
         self.used = used
         self.owner: Fence | None = None
+        self.block: Block | None = None
         self.transfer: Transfer | None = None
         self.expecting: set[Fence] = set()
 

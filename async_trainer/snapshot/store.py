@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from async_trainer.snapshot.shared import Block, Segments
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,6 +31,7 @@ class Store:
 
     Attributes:
         devices: the accelerators, once a tensor on one has come.
+        segments: the memory that child processes see, once there is some.
     """
 
     def __init__(self, limit: int, waited: dict[str, float], *, overlap: bool = True) -> None:
@@ -39,6 +42,7 @@ class Store:
         self._copier: Copier | None = None
         self._fences: list[Fence] = []
         self.devices: Devices | None = None
+        self.segments: Segments | None = None
 
     def __repr__(self) -> str:
         return f"<Store: {self.waiting_bytes} bytes wait to be used again, {len(self._fences)} optimizers fenced>"
@@ -82,6 +86,19 @@ class Store:
             self._buffers = Buffers()
         return self._buffers.like(live, self._limit - used)
 
+    def block(self, nbytes: int, used: int) -> Block | None:
+        """Memory for ``nbytes`` of big copies that a child process is to see, while ``used`` bytes are in use; None:
+        there is none, and they go elsewhere. Any thread."""
+        nbytes += nbytes >> 9  # each starts at a round address
+        segments = self.segments
+        if segments is None:
+            segments = self.segments = Segments()
+        segments.trim(self._limit - used)
+        try:
+            return segments.block(nbytes)
+        except OSError:
+            return None
+
     def submit(self, transfer: Transfer, fences: Iterable[Fence]) -> None:
         """Make the copies of ``transfer`` while the training goes on, until one of ``fences`` waits. TRAINING
         THREAD."""
@@ -107,6 +124,8 @@ class Store:
             room = self._limit - used - (self.devices.nbytes if self.devices is not None else 0)
             self._waited["fence"] += self._buffers.settle(room)
             self._buffers.trim(room)
+        if self.segments is not None:
+            self.segments.trim(self._limit - used)
 
     def give_back(self, buffers: Sequence[Pooled]) -> None:
         """The last lane is done with ``buffers``. Any thread, possibly under a lock."""
@@ -134,6 +153,8 @@ class Store:
         buffers, self._buffers = self._buffers, None
         if buffers is not None:
             buffers.reclaim()  # what hooks have kept is theirs, and nothing else is held
+        if self.segments is not None:
+            self.segments.trim(0)
         self.devices = None
 
     def after_fork(self) -> None:
@@ -143,6 +164,8 @@ class Store:
             fence.forget()
         self._fences = []
         self._copier = self._buffers = None
+        if self.segments is not None:
+            self.segments.after_fork()
         _of_the_parent.append(self.devices)
         self.devices = None
 

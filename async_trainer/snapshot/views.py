@@ -91,6 +91,7 @@ def view_class(base: Any, live: Any, left_out: frozenset[str]) -> type:
 
     namespace: dict[str, Any] = {name: _refusal(live, name) for name in _REFUSED[base]}
     namespace |= {"_view_of": live, "__module__": live.__module__, "__qualname__": live.__qualname__}
+    namespace["_view_recipe"] = (base, live, left_out)  # for another process to make the same
     if not hasattr(live, "__getattr__"):
         namespace["__getattr__"] = missing
     made: type = type(live)(live.__name__, (live,), namespace)

@@ -13,8 +13,17 @@ from async_trainer.runtime import loop
 from tests.options.doubles import Loud, Make
 
 
-@pytest.fixture(params=["thread", "task", "task on trio"])
+@pytest.fixture(params=["thread", "task", "task on trio", "process"])
 def placement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Placement:
+    name, _, backend = request.param.partition(" on ")
+    monkeypatch.setattr(loop, "backend", backend or "asyncio")
+    placements: dict[str, Placement] = {"thread": "thread", "task": "task", "process": "process"}
+    return placements[name]
+
+
+@pytest.fixture(params=["thread", "task", "task on trio"])
+def within(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Placement:
+    """The placements in this process: hooks share objects with the test, and may fire events."""
     name, _, backend = request.param.partition(" on ")
     monkeypatch.setattr(loop, "backend", backend or "asyncio")
     return "thread" if name == "thread" else "task"

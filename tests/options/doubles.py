@@ -6,6 +6,8 @@ import copy
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -55,12 +57,34 @@ class Fails:
             raise ValueError(f"no {n}")
 
 
+class Flag:
+    """As ``threading.Event``, for several processes: a file that is there, or not."""
+
+    def __init__(self) -> None:
+        self._path = Path(mkdtemp()) / "set"
+
+    def set(self) -> None:
+        self._path.touch()
+
+    def clear(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def is_set(self) -> bool:
+        return self._path.exists()
+
+    def wait(self, timeout: float = PATIENCE) -> bool:
+        deadline = time.monotonic() + timeout
+        while not self.is_set() and time.monotonic() < deadline:
+            threading.Event().wait(0.001)
+        return self.is_set()
+
+
 class Gate:
     """Stays in its hook until told to go on."""
 
     def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.go_on = threading.Event()
+        self.entered = Flag()
+        self.go_on = Flag()
         self.rows: list[Any] = []
 
     def on_batch_end(self, *, n: Any, output: Any = None) -> None:

@@ -131,7 +131,7 @@ def test_an_event_that_comes_once_per_run_waits_for_room_and_is_never_dropped(ha
 
 
 def test_hooks_are_admitted_over_the_budget_as_they_would_wait_for_themselves(
-    placement: Placement, handlers: Make
+    within: Placement, handlers: Make
 ) -> None:
     class Fires:
         def on_batch_end(self, *, output: Any) -> None:
@@ -143,7 +143,7 @@ def test_hooks_are_admitted_over_the_budget_as_they_would_wait_for_themselves(
             assert output.nbytes == 100_000
 
     fires = Fires()
-    handler = handlers(background(fires, placement=placement), max_snapshot_bytes=150_000)
+    handler = handlers(background(fires, placement=within), max_snapshot_bytes=150_000)
     handler.call_event("on_batch_end", output=array(100_000))
     handler.flush()
     assert handler.close().delivered == 4

@@ -125,12 +125,12 @@ def test_raise_raises_at_the_next_event_and_the_run_may_go_on(placement: Placeme
     assert (report.delivered, report.failed) == (1, 1)
 
 
-def test_raise_is_for_the_loop_to_see_and_not_for_another_hook(placement: Placement, handlers: Make) -> None:
+def test_raise_is_for_the_loop_to_see_and_not_for_another_hook(within: Placement, handlers: Make) -> None:
     class Fires:
         def on_epoch_end(self) -> None:
             handler.call_event("on_train_end")
 
-    handler = handlers(background(Fails(), placement=placement, on_error="raise"), background(Fires()))
+    handler = handlers(background(Fails(), placement=within, on_error="raise"), background(Fires()))
     handler.call_event("on_batch_end", n=1)
     handler.flush()
     with handler._pool.hold():
@@ -216,16 +216,19 @@ def test_the_backoff_doubles_and_is_jittered() -> None:
 
 
 def test_the_backoff_is_waited_for(placement: Placement, handlers: Make) -> None:
-    times: list[float] = []
-
     class Times:
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
         def on_batch_end(self) -> None:
-            times.append(time.perf_counter())
+            self.times.append(time.perf_counter())
             raise OSError
 
-    handler = handlers(background(Times(), placement=placement, retries=2, backoff=0.1))
+    callback = Times()
+    handler = handlers(background(callback, placement=placement, retries=2, backoff=0.1))
     handler.call_event("on_batch_end")
     handler.close()
+    times = callback.times
     assert 0.05 <= times[1] - times[0] < 1.0
     assert 0.1 <= times[2] - times[1] < 1.0
 

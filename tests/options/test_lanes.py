@@ -44,7 +44,7 @@ def test_a_name_is_the_key_of_stats_states_and_errors(placement: Placement, hand
     assert report.errors[0].callback == "bad"
 
 
-def test_callbacks_of_one_lane_share_one_fifo_and_one_thread(placement: Placement, handlers: Make) -> None:
+def test_callbacks_of_one_lane_share_one_fifo_and_one_thread(within: Placement, handlers: Make) -> None:
     log: list[Any] = []
 
     class Logs:
@@ -57,7 +57,7 @@ def test_callbacks_of_one_lane_share_one_fifo_and_one_thread(placement: Placemen
         def on_epoch_end(self, *, n: int) -> None:
             log.append((n, self.name, threading.get_ident()))
 
-    shared: dict[str, Any] = {"lane": "files", "placement": placement}
+    shared: dict[str, Any] = {"lane": "files", "placement": within}
     handler = handlers(
         background(Logs("a"), **shared), background(Logs("b"), **shared), background(Logs("c"), **shared)
     )
@@ -72,7 +72,7 @@ def test_callbacks_of_one_lane_share_one_fifo_and_one_thread(placement: Placemen
 
 
 def test_each_thread_lane_has_one_thread_of_its_own_which_sees_the_contextvars_of_the_start(
-    placement: Placement, handlers: Make
+    within: Placement, handlers: Make
 ) -> None:
     variable = contextvars.ContextVar("variable", default="unset")
 
@@ -85,7 +85,7 @@ def test_each_thread_lane_has_one_thread_of_its_own_which_sees_the_contextvars_o
             variable.set("by the hook")
 
     looks = [Looks(), Looks()]
-    handler = handlers(background(looks, placement=placement))
+    handler = handlers(background(looks, placement=within))
     variable.set("at the start")
     handler.call_event("on_batch_end")
     variable.set("later")
@@ -95,7 +95,7 @@ def test_each_thread_lane_has_one_thread_of_its_own_which_sees_the_contextvars_o
         assert [value for value, _ in one.seen] == ["at the start", "by the hook"]
         assert len({thread for _, thread in one.seen}) == 1
     threads = {one.seen[0][1] for one in looks}
-    assert len(threads) == (2 if placement == "thread" else 1)
+    assert len(threads) == (2 if within == "thread" else 1)
     assert threading.get_ident() not in threads
     assert variable.get() == "later"
 

@@ -56,14 +56,14 @@ def test_an_inline_hook_may_fire_an_event_which_comes_before_the_one_it_hears(
     assert rows.named == [("on_epoch_end", 1), ("on_batch_end", 1), ("on_epoch_end", 2), ("on_batch_end", 2)]
 
 
-def test_a_background_hook_may_fire_an_event_for_other_lanes_and_its_own(placement: Placement, handlers: Make) -> None:
+def test_a_background_hook_may_fire_an_event_for_other_lanes_and_its_own(within: Placement, handlers: Make) -> None:
     class Fires(Rows):
         def on_batch_end(self, *, n: Any = None, **kwargs: Any) -> None:
             super().on_batch_end(n=n, **kwargs)
             handler.call_event("on_epoch_end", n=n)
 
     fires, rows = Fires(), Rows()
-    handler = handlers(background(fires, placement=placement), background(rows, placement=placement))
+    handler = handlers(background(fires, placement=within), background(rows, placement=within))
     handler.call_event("on_batch_end", n=1)
     until(lambda: len(rows.rows) == 2)
     handler.close()
@@ -72,16 +72,14 @@ def test_a_background_hook_may_fire_an_event_for_other_lanes_and_its_own(placeme
     assert [row["event"].seq for row in rows.rows] == [1, 2]
 
 
-def test_an_event_from_within_a_hook_is_admitted_over_the_limit_and_counted(
-    placement: Placement, handlers: Make
-) -> None:
+def test_an_event_from_within_a_hook_is_admitted_over_the_limit_and_counted(within: Placement, handlers: Make) -> None:
     class Fires(Rows):
         def on_batch_end(self, *, n: Any = None, **kwargs: Any) -> None:
             for k in range(5):
                 handler.call_event("on_epoch_end", n=k)
 
     fires = Fires()
-    handler = handlers(background(fires, placement=placement, queue_size=1))
+    handler = handlers(background(fires, placement=within, queue_size=1))
     handler.call_event("on_batch_end")
     handler.flush()
     report = handler.close()

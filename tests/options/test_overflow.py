@@ -103,6 +103,7 @@ def test_a_stalled_lane_under_block_costs_the_loop_its_stall_timeout_once(placem
     fire(handler, 100)
     assert handler.stats().waits.queue == waited
     gate.go_on.set()
-    until(lambda: gate.rows == [1, 2, 3])
+    until(lambda: handler.stats().lanes["gate"].delivered == 3)
     report = handler.close()
+    assert gate.rows == [1, 2, 3]
     assert (report.delivered, report.dropped, report.lost) == (3, 197, 0)

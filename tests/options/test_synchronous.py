@@ -114,7 +114,7 @@ def test_synchronous_mode_runs_hooks_on_the_spot_and_raises_their_errors_there(
     assert (report.delivered, report.failed) == (2, 1)
 
 
-def test_synchronous_mode_handles_what_a_hook_fires_after_that_hook(placement: Placement, handlers: Make) -> None:
+def test_synchronous_mode_handles_what_a_hook_fires_after_that_hook(within: Placement, handlers: Make) -> None:
     class Fires(Rows):
         def on_batch_end(self, *, n: Any = None, **kwargs: Any) -> None:
             handler.call_event("on_epoch_end", n=n)
@@ -123,7 +123,7 @@ def test_synchronous_mode_handles_what_a_hook_fires_after_that_hook(placement: P
     logs = []
     for synchronous in (False, True):
         fires = Fires()
-        handler = handlers(background(fires, placement=placement), synchronous=synchronous)
+        handler = handlers(background(fires, placement=within), synchronous=synchronous)
         handler.call_event("on_batch_end", n=1)
         handler.flush()
         handler.close()

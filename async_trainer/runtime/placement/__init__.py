@@ -6,6 +6,7 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from async_trainer.runtime.placement.process import ProcessWorker
 from async_trainer.runtime.placement.synchronous import SynchronousWorker
 from async_trainer.runtime.placement.task import TaskWorker
 from async_trainer.runtime.placement.thread import ThreadWorker
@@ -37,9 +38,13 @@ class Worker(Protocol):
     def join(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, until it has ended."""
 
+    def after_fork(self) -> None:
+        """In a forked child."""
+
 
 PLACEMENTS: dict[str, Callable[[Lane, Pool], Worker]] = {
     "thread": ThreadWorker,
     "task": TaskWorker,
+    "process": ProcessWorker,
     "synchronous": SynchronousWorker,
 }

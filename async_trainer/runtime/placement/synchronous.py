@@ -46,6 +46,9 @@ class SynchronousWorker:
         self.run()
         self._open.close()
 
+    def after_fork(self) -> None:
+        """Nothing of it is there."""
+
     def run(self) -> None:
         """Handle what is there. A job that a hook of this lane pushes comes after that hook, as in the background."""
         if self._running:

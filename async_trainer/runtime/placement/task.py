@@ -64,6 +64,9 @@ class TaskWorker:
     def join(self, timeout: float) -> None:
         self._ended.wait(timeout)
 
+    def after_fork(self) -> None:
+        """Nothing of it is there."""
+
     async def _run(self) -> None:
         from async_trainer.runtime.pool import current_lane
 

@@ -63,6 +63,9 @@ class ThreadWorker:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
+    def after_fork(self) -> None:
+        """Nothing of it is there."""
+
     def _run(self) -> None:
         from async_trainer.runtime.pool import current_lane
 

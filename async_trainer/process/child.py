@@ -1,0 +1,492 @@
+"""What runs in the child of a process lane: the runtime of this package, fed by the parent.
+
+``python -m async_trainer.process.child <descriptor of the connection>``. Its main thread receives; the lane's hooks run
+on a thread of the pool's, or on its loop, as they would in the parent; a third thread answers. It ends when the
+connection does, after handling what it was sent, within the deadline that the parent has named.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from async_trainer.attach import Attached
+from async_trainer.callback import Inline, Options
+from async_trainer.errors import CaptureError, EventLostError
+from async_trainer.hooks import find_hooks
+from async_trainer.process import pickling
+from async_trainer.process.pickling import PROTOCOL, Packer, define, mapped, pack_error, unpack
+from async_trainer.routes import Arrangement, HookTask, Plan, Snapshot
+from async_trainer.runtime.failures import Failures, told
+from async_trainer.runtime.job import DISABLE_AFTER, Job, Mark, Owner
+from async_trainer.runtime.lane import Ending, Lane
+from async_trainer.runtime.pool import Pool
+from async_trainer.runtime.wire import Wire
+from async_trainer.states import Visit
+
+QUIET = 0.05  # s: without work, before a state is sent
+OFTEN = 1.0  # s: between two states, while there is work
+CANCELLING = 1.0  # s: for an async hook to be cancelled; then the parent may kill
+clock = time.perf_counter
+
+
+class Quiet(Failures):
+    """Failures are the parent's to log and to count: here it is only seen to that a callback is turned off in time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attempt = 1
+        self.text = ""
+
+    def record(self, job: Job, attempt: int, error: BaseException) -> None:
+        owner = job.task.owner
+        self.attempt, self.text = attempt, told(error)
+        owner.failures_in_a_row += 1
+        if owner.on_error == "disable" and owner.failures_in_a_row >= DISABLE_AFTER:
+            owner.disabled = True
+
+
+class Task:
+    """A hook or a call, as the pool of the child sees it: it tells the parent how it ended."""
+
+    essential = False
+
+    def __init__(self, child: Child, held: Any, owner: Owner, before: int = 0) -> None:
+        self._child = child
+        self._held = held
+        self._before = before  # attempts, in a child that was killed
+        self.name: str = held.name
+        self.owner = owner if not before else replace(owner, retries=max(0, owner.retries - before))
+
+    def key(self, payload: Any) -> Hashable:
+        return self.name
+
+    def call(self, job: Job, attempt: int) -> Any:
+        timeout = self.owner.timeout
+        if timeout is not None:
+            self._child.say(("began", attempt, timeout + (CANCELLING if self._child.is_async else 0.0)))
+        return self._held.call(job, attempt + self._before)
+
+    def retriable(self, error: BaseException) -> bool:
+        return bool(self._held.retriable(error))
+
+    def settled(self, job: Job, result: Any, error: BaseException | None) -> None:
+        self._child.settled(self._held.finished(result), error)
+
+    def where(self, payload: Any) -> str:
+        return ""
+
+
+class HookHere:
+    """A hook of a callback that was sent here."""
+
+    def __init__(self, task: HookTask) -> None:
+        self._task = task
+        self.name = task.name
+
+    def call(self, job: Job, attempt: int) -> Any:
+        snapshot = job.payload
+        if isinstance(snapshot, Refused):
+            raise CaptureError(f"{self._task.where_called}: {snapshot.why}")
+        return self._task.call(job, attempt)
+
+    def retriable(self, error: BaseException) -> bool:
+        return self._task.retriable(error)
+
+    def finished(self, result: Any) -> None:
+        """Nobody waits for what a hook returns."""
+
+
+class Refused:
+    """In a payload's place: it could not be sent, or not be read."""
+
+    lease = None
+
+    def __init__(self, why: str) -> None:
+        self.at = clock()
+        self.why = why
+
+
+class Child:
+    """The child: receives, runs, answers."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._out: deque[tuple[Any, ...]] = deque()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._answering = threading.Thread(target=self._answer, name="async_trainer-answers", daemon=True)
+        self._attached: dict[str, Attached] = {}
+        self._tasks: dict[Hashable, Task] = {}
+        self._targets: dict[str, Any] = {}
+        self._plans: dict[int, Plan] = {}
+        self._sent_attributes: dict[str, dict[str, int]] = {}
+        self._handled = 0
+        self._covered = 0
+        self._covered_at = self._settled_at = clock()
+        self._state_wanted = False
+        self._state_coming = False
+        self._stateful = False
+        self._ending = False
+        self.is_async = False
+        self.pool: Any = None
+        self.lane: Any = None
+        self.deadline = 20.0
+
+    # ---------------------------------------------------------------------------------------------- the main thread
+
+    def run(self) -> None:
+        """Receive, until the other end is gone."""
+        mapped.ring = self._ring
+        while (received := self._wire.receive()) is not None:
+            frame, descriptors = received
+            for kind, *rest in pickle.loads(frame):
+                if kind == "segment":
+                    mapped.add(rest[0], rest[1], descriptors.pop(0))
+                else:
+                    getattr(self, f"_on_{kind}")(*rest)
+        self._leave()
+
+    def _on_hello(self, about: Mapping[str, Any]) -> None:
+        sys.path[:] = about["path"]
+        sys.argv[:] = about["argv"]
+        self.deadline = about["deadline"]
+        self.is_async = about["async"]
+        root = logging.getLogger()
+        root.setLevel(about["level"])
+        for name, level in about["levels"].items():
+            logging.getLogger(name).setLevel(level)
+        root.addHandler(ToParent(self))
+        logging.captureWarnings(False)
+        self.pool = Pool(
+            max_workers=sys.maxsize, max_bytes=sys.maxsize, stall_timeout=float("inf"), switch_interval=None,
+            shutdown_timeout=self.deadline, synchronous=False,
+        )  # fmt: skip
+        self.pool.failures = Quiet()
+        self.lane = Lane(about["lane"], size=sys.maxsize, placement="task" if self.is_async else "thread")
+        self.pool.add_lane(self.lane)
+        self.pool.start()
+        self._answering.start()
+
+    def _on_ready(self) -> None:
+        """It has all that it needs."""
+        self.say(("ready",))
+
+    def _on_callbacks(self, pickled: bytes, names: list[tuple[str, Owner, tuple[str, ...]]]) -> None:
+        for callback, (name, owner, events) in zip(pickle.loads(pickled), names, strict=True):
+            self._attach(callback, name, owner, events)
+
+    def _attach(self, callback: Any, name: str, owner: Owner, events: tuple[str, ...]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parent has said it
+            hooks = find_hooks(callback, events)
+        self._attached[name] = Attached(name, Inline(callback), hooks, owner=owner, lane=self.lane)
+        self._stateful = self._stateful or callable(getattr(callback, "state_dict", None))
+        for event, hook in hooks.items():
+            task = HookTask(hook, owner, Options(), self.lane)
+            self._tasks["hook", name, event] = Task(self, HookHere(task), owner)
+        self._sent_attributes[name] = {key: hash(held) for key, held in _pickled_attributes(callback).items()}
+
+    def _on_object(self, name: str, pickled: bytes, made: bool, owner: Owner) -> None:
+        from async_trainer.process.calls import Target
+
+        self._targets[name] = Target(name, pickled, made, owner)
+
+    def _on_define(self, number: int, pickled: bytes) -> None:
+        define(number, pickled)
+
+    def _on_plan(self, number: int, pickled: bytes) -> None:
+        state_place, arrangements = unpack(pickled)
+        found: dict[HookTask, Arrangement] = {}
+        for key, arrangement in arrangements.items():
+            held: Any = self._tasks[key]._held
+            found[held._task] = arrangement
+        self._plans[number] = Plan((), found, (), state_place)
+
+    def _on_forget(self, numbers: list[int]) -> None:
+        for number in numbers:
+            mapped.forget(number)
+
+    def _on_drop(self, numbers: list[int]) -> None:
+        for target in self._targets.values():
+            target.drop(numbers)
+
+    def _on_event(
+        self, seq: int, keys: list[Any], pickled: bytes, buffers: list[Any], again: bool, attempts: Any
+    ) -> None:
+        payload = self._payload(pickled, buffers, again)
+        targets = []
+        for place, key in enumerate(keys):
+            task = self._tasks.get(key) or self._call(key)
+            if attempts is not None and attempts[place]:
+                task = Task(self, task._held, task.owner, attempts[place])
+            targets.append((self.lane, task))
+        self.pool.seq = seq - 1
+        self.pool.push(targets, payload)
+
+    def _payload(self, pickled: bytes, buffers: list[Any], again: bool) -> Any:
+        try:
+            value = unpack(pickled, buffers)
+        except Exception as error:
+            return Refused(f"what it names can't be read in its process ({type(error).__name__}: {error})")
+        if isinstance(value, str):
+            return Refused(value)
+        if len(value) == 2:
+            from async_trainer.process.calls import Arguments
+
+            return Arguments(*value)
+        number, values, errors = value
+        plan = self._plans[number]
+        by_task = None
+        if errors:
+            by_task = {task: errors[task.name] for task in plan.arrangements if task.name in errors}
+        snapshot = Snapshot(plan, clock(), values, None, by_task)
+        snapshot.redelivered = again
+        return snapshot
+
+    def _call(self, key: Any) -> Task:
+        """The task of one call of a proxied object."""
+        from async_trainer.process.calls import CallHere
+
+        _, name, number, source, path, action = key
+        target = self._targets[name]
+        held = CallHere(target, number, source, path, action, self._targets, self.is_async)
+        return Task(self, held, target.owner)
+
+    def _on_load(self, pickled: bytes) -> None:
+        """The state to go on from, as an earlier child has sent it."""
+        states = pickle.loads(pickled)
+        self._visit_with(Visit("load", tuple(self._attached[name] for name in states), states), self._ignore)
+
+    def _on_visit(self, how: str | None, pickled: bytes) -> None:
+        states = unpack(pickled)
+        ones = tuple(self._attached.values())
+        visit = Visit(how, ones, states) if how is not None else None
+
+        def passed(found: Any, error: BaseException | None) -> None:
+            packed = None
+            try:
+                packed = Packer().pack(found)[0]
+                if how is None:
+                    self._send_attributes()
+                if how == "read" and error is None:
+                    self._covered_by(packed)
+                else:
+                    self._send_state()
+            except Exception as raised:  # state_dict() is the callback's own code
+                error = error or raised
+            self.say(("passed", packed, None if error is None else pack_error(error, told(error))))
+
+        self._visit_with(visit, passed)
+
+    def _on_cover(self) -> None:
+        self._state_wanted = True
+        self._ring()
+
+    def _on_end(self) -> None:
+        def passed(*_: Any) -> None:
+            self._send_attributes()
+
+        self._visit_with(None, passed)
+
+    def _visit_with(self, visit: Any, passed: Callable[[Any, BaseException | None], None]) -> None:
+        with self.pool._lock:
+            self.lane.mark(Mark(visit, passed))
+            self.pool._rouse(self.lane, clock())
+
+    @staticmethod
+    def _ignore(_: Any, error: BaseException | None) -> None:
+        if error is not None:
+            logging.getLogger("async_trainer").error("a state could not be loaded again: %s", told(error))
+
+    def _leave(self) -> None:
+        """The parent has hung up, or is no more."""
+        watch = threading.Timer(self.deadline, os._exit, (1,))
+        watch.daemon = True
+        watch.start()
+        if self.pool is not None:
+            self.pool.close(self.deadline)
+        self._ending = True
+        self._ring()
+        if self._answering.ident is not None:
+            self._answering.join(self.deadline)
+        self._wire.close()
+
+    # ---------------------------------------------------------------------------------------------- the lane's thread
+
+    def settled(self, result: Any, error: BaseException | None) -> None:
+        """A job has ended."""
+        self._handled += 1
+        self._settled_at = clock()
+        if error is None and result is None:
+            self._out.append(DELIVERED)
+        elif error is None:
+            self._out.append(("settled", Ending.DELIVERED.value, 1, 1, _packed(result), None))
+        elif isinstance(error, EventLostError):
+            self._out.append(("settled", Ending.DROPPED.value, 1, 1, None, None))
+        else:
+            failures = self.pool.failures
+            packed = pack_error(error, failures.text)
+            self._out.append(("settled", Ending.FAILED.value, 1, failures.attempt, None, packed))
+        self._ring()
+
+    def _send_state(self) -> None:
+        """On the lane's thread, between two jobs."""
+        self._state_coming = False
+        if not self._stateful:
+            return
+        states: dict[str, Any] = {}
+        for name, one in self._attached.items():
+            state_dict = getattr(one.callback, "state_dict", None)
+            if callable(state_dict):
+                states[name] = state_dict()
+        self._covered_by(Packer().pack(states)[0])
+
+    def _covered_by(self, states: bytes) -> None:
+        self.say(("covered", states))
+        self._covered, self._covered_at = self._handled, clock()
+
+    def _send_attributes(self) -> None:
+        changed: dict[str, dict[str, bytes]] = {}
+        for name, one in self._attached.items():
+            sent = self._sent_attributes[name]
+            for key, pickled in _pickled_attributes(one.callback).items():
+                if sent.get(key) != hash(pickled):
+                    sent[key] = hash(pickled)
+                    changed.setdefault(name, {})[key] = pickled
+        if changed:
+            self.say(("attributes", changed))
+
+    # ------------------------------------------------------------------------------------------------------- answers
+
+    def say(self, message: tuple[Any, ...]) -> None:
+        """Tell the parent. Any thread; never waits."""
+        self._out.append(message)
+        self._ring()
+
+    def _ring(self) -> None:
+        try:
+            self._bell.release()
+        except RuntimeError:
+            pass
+
+    def _answer(self) -> None:
+        while True:
+            self._bell.acquire(timeout=self._until_state())
+            ending = self._ending
+            self._ask_for_state()
+            messages = self._take()
+            returned = mapped.take_returned()
+            if returned:
+                messages.append(("returned", returned))
+            if messages:
+                try:
+                    self._wire.send(pickle.dumps(messages, PROTOCOL))
+                except OSError:  # the parent is no more
+                    pass
+            if ending and not self._out:
+                return
+
+    def _take(self) -> list[tuple[Any, ...]]:
+        messages: list[tuple[Any, ...]] = []
+        delivered = 0
+        while self._out:
+            message = self._out.popleft()
+            if message is DELIVERED:
+                delivered += 1
+                continue
+            if delivered:
+                messages.append((*DELIVERED[:2], delivered, *DELIVERED[3:]))
+                delivered = 0
+            messages.append(message)
+        if delivered:
+            messages.append((*DELIVERED[:2], delivered, *DELIVERED[3:]))
+        return messages
+
+    def _until_state(self) -> float:
+        if not self._stateful or self._covered == self._handled or self._state_coming:
+            return -1
+        return QUIET
+
+    def _ask_for_state(self) -> None:
+        """Have the lane's thread send a state, when it has come to rest, each second, and when the parent asks."""
+        if not self._stateful or self._covered == self._handled or self._state_coming:
+            return
+        now = clock()
+        resting = not self.lane.busy and now - self._settled_at >= QUIET
+        if self._state_wanted or resting or now - self._covered_at > OFTEN:
+            self._state_coming = True
+            self._state_wanted = False
+
+            def passed(*_: Any) -> None:
+                try:
+                    self._send_state()
+                except Exception as error:
+                    logging.getLogger("async_trainer").error("a state could not be sent: %s", told(error))
+                    self._stateful = False
+                    self.say(("covered", None))
+
+            self._visit_with(None, passed)
+
+
+DELIVERED: tuple[Any, ...] = ("settled", Ending.DELIVERED.value, 1, 1, None, None)
+
+
+def _packed(result: Any) -> tuple[str, bytes | None]:
+    try:
+        return "", Packer().pack(result)[0]
+    except Exception as error:
+        return f"{type(result).__name__}: {error}", None
+
+
+def _pickled_attributes(callback: Any) -> dict[str, bytes]:
+    """The attributes of a callback that can be sent back."""
+    pickled: dict[str, bytes] = {}
+    for name, value in list(getattr(callback, "__dict__", {}).items()):
+        try:
+            pickled[name] = Packer().pack(value)[0]
+        except Exception:  # a file, a connection: it stays here
+            continue
+    return pickled
+
+
+class ToParent(logging.handlers.QueueHandler):
+    """Log records go to the parent's handlers."""
+
+    def __init__(self, child: Child) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self._child = child
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        fields = {name: held for name, held in vars(record).items() if isinstance(held, pickling.PLAIN)}
+        self._child.say(("log", fields))
+
+
+def main() -> None:
+    """Run until the parent hangs up."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)  # what it prints is not lost when it dies
+    end = socket.socket(fileno=int(sys.argv.pop()))
+    Child(Wire(end)).run()
+
+
+if __name__ == "__main__":
+    from async_trainer.process.child import main as entry  # not __main__: there may be no second copy of its classes
+
+    entry()

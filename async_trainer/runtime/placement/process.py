@@ -1,0 +1,446 @@
+"""A lane in a child process of its own: what burns CPU there, or crashes, doesn't touch the training."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from async_trainer.errors import LaneError
+from async_trainer.gate import Gate
+from async_trainer.runtime import attempt as attempts
+from async_trainer.runtime.failures import say
+from async_trainer.runtime.job import Job, Mark
+from async_trainer.runtime.lane import Ending
+from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Remote, Sent, Session, Settled
+from async_trainer.runtime.wire import Wire
+
+if TYPE_CHECKING:
+    from async_trainer.runtime.lane import Lane
+    from async_trainer.runtime.pool import Pool
+
+clock = time.perf_counter
+
+DEATHS = 3  # with nothing delivered in between: then the lane is given up
+GRACE = 0.2  # s: for the hook under way, once its lane was abandoned
+LEAVE = 2.0  # s: for a child to end that has handled everything; then it is left to itself
+RESPAWN = 0.1  # s: before another child, doubled each time
+START = 60.0  # s: for a child to start, on a busy machine, before its lane counts as stalled
+SIGNALS = {signal.SIGINT, signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "SIGHUP") else set())
+
+
+class Child:
+    """One child process, and the connection to it. It ends by itself when the connection does."""
+
+    def __init__(self, remote: Remote, session: Session) -> None:
+        ours, theirs = socket.socketpair()
+        # Until it ignores them: Ctrl-C in a terminal is for the training, which waits for its lanes.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self.process = subprocess.Popen(
+                [*remote.command(), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=remote.environment(),
+                stdin=subprocess.DEVNULL,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        self.session = session
+        self.wire = Wire(ours)
+        self.ready = False
+        self.gone = False
+        self.reader: threading.Thread | None = None
+
+    def send(self, frames: Sequence[tuple[bytes, Sequence[int]]]) -> None:
+        """Send ``frames``. Where it has died meanwhile, its reader will tell."""
+        try:
+            for frame, descriptors in frames:
+                self.wire.send(frame, descriptors)
+        except OSError:
+            pass
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+
+    def reap(self, timeout: float) -> str:
+        """Wait for its end, and let go of the connection. Returns how it ended."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = 0
+        if self.reader is not None:
+            self.reader.join(LEAVE)
+        self.wire.close()
+        self.session.close()
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+
+
+class ProcessWorker:
+    """Hands the jobs of a lane to a child, which runs their hooks, and replaces the child when it dies.
+
+    Two threads: one takes jobs and sends them, one hears how they ended. The first waits until what it has sent is
+    handled; so only one of them touches the lane at a time.
+
+    A child's hooks may have state. What was handled since the child last sent it is kept, with its memory: a new child
+    begins with that state, and is given all that came after once more.
+    """
+
+    def __init__(self, lane: Lane, pool: Pool) -> None:
+        assert lane.remote is not None
+        self._lane = lane
+        self._pool = pool
+        self._remote: Remote = lane.remote
+        self._bell = threading.Lock()  # held while there is nothing to hear
+        self._bell.acquire()
+        self._over = Gate()  # cuts a wait before another attempt short
+        self._thread: threading.Thread | None = None
+        self._child: Child | None = None
+        self._state: bytes | None = None  # as the last child to send one has pickled it
+        self._flight: deque[Sent] = deque()  # what the child has, in order
+        self._uncovered: deque[Sent] = deque()  # handled, but in no state that is here
+        self._uncovered_bytes = 0
+        self._asked = False  # for a state
+        self._mark: Mark | None = None  # being visited
+        self._kill_at: float | None = None  # s: when the hook under way overruns its timeout
+        self._overran: Sent | None = None
+        self._deaths = 0
+        self._given_up = False
+
+    # ------------------------------------------------------------------------------------------- called by the pool
+
+    def start(self, context: contextvars.Context) -> None:
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name=f"async_trainer-{self._lane.name}", daemon=True
+        )
+        self._thread.start()
+
+    def ring(self) -> None:
+        try:
+            self._bell.release()
+        except RuntimeError:  # it rings already
+            pass
+
+    def run(self) -> None:
+        """It runs by itself."""
+
+    def stop(self) -> None:
+        self._over.open()
+        self.ring()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def join(self, timeout: float) -> None:
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def after_fork(self) -> None:
+        """In a forked child: the connection must end when the parent does."""
+        if self._child is not None:
+            self._child.wire.forget()
+
+    # ---------------------------------------------------------------------------------------------- the sending thread
+
+    def _run(self) -> None:
+        from async_trainer.runtime.pool import current_lane
+
+        current_lane.set(self._lane)
+        pool, lane = self._pool, self._lane
+        self._begin_child()
+        while (items := pool.take(lane)) is not None:
+            if isinstance(items, Mark):
+                self._visit(items)
+            elif items:
+                self._hand_over([Sent(job) for job in items if job is not None])
+            else:
+                self._bell.acquire()
+                if self._child is not None and self._child.gone:
+                    self._replace()
+            del items
+        self._end_child()
+        pool.worker_ended()
+
+    def _hand_over(self, sent: list[Sent]) -> None:
+        pool, lane = self._pool, self._lane
+        if self._given_up:
+            for one in sent:
+                attempts.drop(pool, lane, one.job)
+            pool.tell()
+            return
+        attempts.begin(pool, lane, self._patience)
+        for one in sent:
+            if self._remote.stateful(one.job):
+                one.held = pool.hold_lease(one.job)
+        self._send_jobs(sent)
+        self._wait(lambda: bool(self._flight))
+
+    def _visit(self, mark: Mark) -> None:
+        attempts.begin(self._pool, self._lane, self._patience)
+        self._mark = mark
+        if self._given_up:
+            self._pass(None, None)
+            return
+        assert self._child is not None
+        self._child.send([(self._child.session.visit(mark), ())])
+        self._wait(lambda: self._mark is not None)
+
+    @property
+    def _patience(self) -> float:
+        ready = self._child is None or self._child.ready
+        return self._pool.stall_timeout if ready else max(START, self._pool.stall_timeout)
+
+    def _send_jobs(self, sent: Sequence[Sent]) -> None:
+        child = self._child
+        assert child is not None
+        self._flight.extend(sent)  # first: the answer may come before this goes on
+        child.send(child.session.pack(sent))
+
+    def _wait(self, wanted: Any) -> None:
+        """Until what was ``wanted`` of the child has come; it may be another by then."""
+        lane = self._lane
+        until: float | None = None
+        while wanted():
+            child = self._child
+            assert child is not None
+            if child.gone:
+                self._replace()
+                continue
+            now = clock()
+            if lane.abandoned:
+                until = until or now + GRACE
+                if now >= until:
+                    break
+            deadlines = [one for one in (until, self._kill_at) if one is not None]
+            self._bell.acquire(timeout=max(0.0, min(deadlines) - now) if deadlines else -1)
+            if self._kill_at is not None and clock() >= self._kill_at and self._flight:
+                self._overran, self._kill_at = self._flight[0], None
+                child.kill()
+        if lane.abandoned:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """What is with the child counts as lost."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.reap(LEAVE)
+            self._child = None
+        for one in self._flight:
+            self._release(one)
+        self._flight.clear()
+        self._let_go_of_covered(len(self._uncovered))
+        self._given_up = True
+        if self._mark is not None:
+            self._pass(None, None)
+
+    # ------------------------------------------------------------------------------------------------- its children
+
+    def _begin_child(self) -> None:
+        session = self._remote.session()
+        child = self._child = Child(self._remote, session)
+        context = contextvars.copy_context()
+        child.reader = threading.Thread(
+            target=context.run, args=(self._listen, child), name=f"async_trainer-{self._lane.name}-hears", daemon=True
+        )
+        child.reader.start()
+        child.send(session.hello(self._state))
+        self._asked = False
+
+    def _replace(self) -> None:
+        """The child is gone: another takes its place, and goes on from the last state."""
+        child, lane = self._child, self._lane
+        assert child is not None
+        how = child.reap(LEAVE)
+        self._child = None
+        self._kill_at = None
+        if self._overran is not None:
+            self._settle_overrun(self._overran)
+            self._overran = None
+        else:
+            self._deaths += 1
+            what = f" in {self._flight[0].job.task.owner.name}.{self._flight[0].job.task.name}" if self._flight else ""
+            if self._deaths >= DEATHS:
+                self._give_up(f"its process died {self._deaths} times ({how}{what})")
+                return
+            say(
+                logging.WARNING, "lane %s: its process died (%s%s); another goes on%s", lane.name, how, what,
+                f", with {count} events once more" if (count := len(self._uncovered) + len(self._flight)) else "",
+            )  # fmt: skip
+            self._over.wait(RESPAWN * 2 ** (self._deaths - 1))
+        if lane.abandoned:
+            return
+        lane.restarts += 1
+        again = [*self._uncovered, *self._flight]
+        self._uncovered.clear()
+        self._uncovered_bytes = 0
+        self._flight.clear()
+        for one in again:
+            one.redelivered = True
+        try:
+            self._begin_child()
+        except OSError as error:
+            self._flight.extend(again)
+            self._give_up(f"no process can be started for it ({error})")
+            return
+        if again:
+            self._send_jobs(again)
+        if self._mark is not None and self._child is not None:
+            self._child.send([(self._child.session.visit(self._mark), ())])
+
+    def _settle_overrun(self, sent: Sent) -> None:
+        """Its hook was killed with the child: tried again, or failed."""
+        owner = sent.job.task.owner
+        sent.attempts += max(1, sent.attempt)
+        delay = owner.delay_before_retry(sent.attempts)
+        if delay is not None:
+            self._over.wait(delay)
+            return
+        self._flight.remove(sent)
+        if not sent.handled:
+            error = TimeoutError(f"killed, with its process, after its timeout of {owner.timeout} s")
+            attempts.fail(self._pool, self._lane, sent.job, sent.attempts, error)
+            self._pool.tell()
+        self._release(sent)
+
+    def _give_up(self, why: str) -> None:
+        """No more children: what is left, and what comes, is counted, and not handled."""
+        lane, pool = self._lane, self._pool
+        self._given_up = True
+        revoked = len(self._uncovered) + sum(one.handled for one in self._flight)
+        flight = [one for one in self._flight if not one.handled]
+        self._flight.clear()
+        for one in [*self._uncovered, *flight]:
+            self._release(one)
+        self._uncovered.clear()
+        if revoked and self._state is not None:
+            pool.revoke(lane, revoked)
+        say(
+            logging.ERROR, "lane %s is given up: %s; its events are dropped, and counted%s", lane.name, why,
+            f"; {revoked} that it had handled are lost with its state" if revoked and self._state is not None else "",
+        )  # fmt: skip
+        for place, one in enumerate(flight):
+            if place == 0:
+                attempts.fail(pool, lane, one.job, max(1, one.attempts), LaneError(f"{why}; its lane is given up"))
+            else:
+                attempts.drop(pool, lane, one.job)
+        if self._mark is not None:
+            self._pass(None, None)
+        pool.tell()
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.send([(child.session.end(), ())])
+        child.wire.hang_up()
+        child.reap(LEAVE)
+        self._let_go_of_covered(len(self._uncovered))
+
+    # ------------------------------------------------------------------------------------------- the thread that hears
+
+    def _listen(self, child: Child) -> None:
+        from async_trainer.runtime.pool import current_lane
+
+        current_lane.set(self._lane)
+        try:
+            while (received := child.wire.receive()) is not None:
+                for message in child.session.unpack(received[0]):
+                    self._hear(message)
+                self._pool.tell()
+                self.ring()
+        except Exception:
+            logging.getLogger("async_trainer").exception("lane %s: its process can't be understood", self._lane.name)
+            child.kill()
+        child.gone = True
+        self.ring()
+
+    def _hear(self, message: Heard) -> None:
+        if isinstance(message, Settled):
+            for _ in range(message.count):
+                self._settle(message)
+            if self._flight:
+                attempts.begin(self._pool, self._lane, self._pool.stall_timeout)
+        elif isinstance(message, Began):
+            self._began(message)
+        elif isinstance(message, Covered):
+            self._asked = False
+            if message.state is not None:
+                self._state = message.state
+            self._let_go_of_covered(len(self._uncovered))
+        elif isinstance(message, Passed):
+            self._pass(message.states, message.error)
+        elif self._child is not None:
+            self._child.ready = True
+            attempts.begin(self._pool, self._lane, self._patience)
+
+    def _began(self, message: Began) -> None:
+        if self._flight:
+            self._flight[0].attempt = message.attempt
+            self._kill_at = clock() + message.patience
+
+    def _settle(self, how: Settled) -> None:
+        pool, lane = self._pool, self._lane
+        sent = self._flight[0]
+        self._kill_at = None
+        if not sent.handled:
+            self._deaths = 0
+            job, attempt = sent.job, sent.attempts + how.attempt
+            if how.ending is Ending.DELIVERED:
+                attempts.succeed(pool, lane, job, how.result)
+            elif how.ending is Ending.DROPPED:
+                attempts.drop(pool, lane, job)
+            else:
+                attempts.fail(pool, lane, job, attempt, how.error or LaneError("it failed"))
+        sent.handled = True
+        if self._remote.stateful(sent.job):
+            self._uncovered.append(sent)
+            lease = sent.job.payload.lease
+            self._uncovered_bytes += lease.nbytes if lease is not None else 0
+            self._flight.popleft()  # last: the sending thread goes on when there is none
+            if self._uncovered_bytes > pool.max_bytes // 4 and not self._asked and self._child is not None:
+                self._asked = True
+                self._child.send([(self._child.session.cover(), ())])
+        else:
+            self._release(sent)
+            self._flight.popleft()
+
+    def _let_go_of_covered(self, count: int) -> None:
+        for _ in range(count):
+            self._release(self._uncovered.popleft())
+        self._uncovered_bytes = 0
+
+    def _release(self, sent: Sent) -> None:
+        if sent.held:
+            sent.held = False
+            self._pool.settled(sent.job)
+
+    def _pass(self, states: Any, error: BaseException | None) -> None:
+        mark, self._mark = self._mark, None
+        if mark is not None:
+            mark.passed(states, error)
+            self._lane.passed()
+            self._pool.tell()
+
+
+def supported() -> bool:
+    """Whether this system has what it takes: descriptors that can be sent, signals that can be blocked."""
+    return hasattr(socket, "send_fds") and hasattr(signal, "pthread_sigmask") and sys.platform != "win32"
+
+
+__all__ = ["Job", "ProcessWorker", "supported"]
