@@ -339,9 +339,9 @@ class CallbacksHandler:
         """
         names = {*self._attached, *self._pool.lanes, *(one.name for one in self._proxied)}
         proxy, home = make_proxy(self, self._pool, names, target, factory, dict(options))
-        self._proxied.append(home)
         if home.lane.placement == "process":
             self._home(home.lane).add(home)
+        self._proxied.append(home)
         if home.lane.name not in self._pool.lanes:
             self._add_lane(home.lane)
         return proxy

@@ -45,6 +45,9 @@ class Home:
         self.lane = lane
         self.callbacks: list[Attached] = []
         self.proxied: list[Proxied] = []
+        self.shipped: list[tuple[Any, ...]] = []  # messages: what each child is told first
+        self._unshipped: list[Attached] = []
+        self._started = False
         self._stateful: set[str] = set()
         self._handles: dict[int, weakref.ref[Any]] = {}
         self.dropped: deque[int] = deque()  # calls whose results nobody refers to any more
@@ -52,12 +55,33 @@ class Home:
     def attach(self, one: Attached) -> None:
         """Another callback of this lane. The training thread."""
         self.callbacks.append(one)
+        self._unshipped.append(one)
+        if self._started:
+            self.ship()
         if callable(getattr(one.callback, "state_dict", None)) and _has_state(one.callback):
             self._stateful.add(one.name)
 
     def add(self, proxied: Proxied) -> None:
-        """Another object whose calls are made in this lane. Any thread."""
+        """Another object whose calls are made in this lane. Any thread.
+
+        Raises:
+            ConfigurationError: it can't be sent.
+        """
+        pickled = ship_object(proxied)
         self.proxied.append(proxied)
+        self.shipped.append(("object", proxied.name, pickled, not proxied.given, proxied.owner))
+
+    def ship(self) -> None:
+        """Pickle the callbacks, as they are now: when the lane starts. The training thread.
+
+        Raises:
+            ConfigurationError: one of them can't be sent.
+        """
+        new, self._unshipped = self._unshipped, []
+        self._started = True
+        if new:
+            names = [(one.name, one.owner, tuple(one.hooks)) for one in new]
+            self.shipped.append(("callbacks", ship_callbacks([one.callback for one in new]), names))
 
     def keep_while_referred_to(self, handle: Any) -> None:
         """The child keeps what a call has returned while somebody here may refer to it."""
@@ -110,9 +134,7 @@ class HomeSession:
         self._told_segments: set[int] = set()
         self._used: dict[int, int] = {}  # parts of segments that the child has, by number
         self._plans: dict[int, tuple[Plan, int, tuple[int, ...]]] = {}
-        self._told_callbacks: set[str] = set()
-        self._told_objects: set[str] = set()
-        self._attributes: dict[str, dict[str, bytes]] = {}
+        self._told = 0  # of what was shipped
 
     # ------------------------------------------------------------------------------------------------ to the child
 
@@ -140,16 +162,8 @@ class HomeSession:
 
     def _news(self) -> list[tuple[Any, ...]]:
         """What the child has not been told of: callbacks, objects."""
-        messages: list[tuple[Any, ...]] = []
-        new = [one for one in list(self._home.callbacks) if one.name not in self._told_callbacks]
-        if new:
-            self._told_callbacks.update(one.name for one in new)
-            names = [(one.name, one.owner, tuple(one.hooks)) for one in new]
-            messages.append(("callbacks", ship_callbacks([one.callback for one in new]), names))
-        for proxied in list(self._home.proxied):
-            if proxied.name not in self._told_objects:
-                self._told_objects.add(proxied.name)
-                messages.append(("object", proxied.name, ship_object(proxied), not proxied.given, proxied.owner))
+        messages = self._home.shipped[self._told :]
+        self._told += len(messages)
         dropped = []
         while self._home.dropped:
             dropped.append(self._home.dropped.popleft())

@@ -53,9 +53,5 @@ def make_proxy(
     lane = find_lane(f"proxy({title})", name, placement, checked, pool.lanes)
     owner = Owner(name, checked.on_error, checked.retries, checked.backoff, checked.timeout)
     home = Proxied(handler, pool, lane, owner, target, factory)
-    if placement == "process":
-        from async_trainer.process.session import ship_object
-
-        ship_object(home)
     made = LogProxy if isinstance(target, logging.Handler) else Proxy
     return made(Place(home), handler), home

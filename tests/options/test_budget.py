@@ -47,7 +47,7 @@ def test_the_loop_waits_for_room_in_the_budget_and_nothing_is_dropped(placement:
     assert handler.stats().snapshot_bytes == 0
 
 
-def test_the_budget_is_never_exceeded_save_by_one_snapshot_that_is_larger(placement: Placement, handlers: Make) -> None:
+def test_the_budget_is_never_exceeded_save_by_one_snapshot_that_is_larger(within: Placement, handlers: Make) -> None:
     sizes: list[tuple[int, int]] = []
 
     class Looks:
@@ -55,7 +55,7 @@ def test_the_budget_is_never_exceeded_save_by_one_snapshot_that_is_larger(placem
             sizes.append((handler.stats().snapshot_bytes, output.nbytes))
 
     limit = 400_000
-    handler = handlers(background([Looks(), Looks()], placement=placement), max_snapshot_bytes=limit)
+    handler = handlers(background([Looks(), Looks()], placement=within), max_snapshot_bytes=limit)
     generator = random.Random(1)
     for _ in range(300):
         handler.call_event("on_batch_end", output=array(generator.choice([70_000, 100_000, 150_000, 350_000, 900_000])))

@@ -124,6 +124,7 @@ class ProcessWorker:
     # ------------------------------------------------------------------------------------------- called by the pool
 
     def start(self, context: contextvars.Context) -> None:
+        self._remote.ship()
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name=f"async_trainer-{self._lane.name}", daemon=True
         )
@@ -163,19 +164,29 @@ class ProcessWorker:
 
         current_lane.set(self._lane)
         pool, lane = self._pool, self._lane
-        self._begin_child()
+        try:
+            self._begin_child()
+        except OSError as error:
+            self._give_up(f"no process can be started for it ({error})")
         while (items := pool.take(lane)) is not None:
-            if isinstance(items, Mark):
-                self._visit(items)
-            elif items:
-                self._hand_over([Sent(job) for job in items if job is not None])
-            else:
-                self._bell.acquire()
-                if self._child is not None and self._child.gone:
-                    self._replace()
+            try:
+                self._go_on(items)
+            except Exception:  # of ours: the training must not wait for a lane that is no more
+                logging.getLogger("async_trainer").exception("lane %s has failed", lane.name)
+                self._give_up("an error of async_trainer")
             del items
         self._end_child()
         pool.worker_ended()
+
+    def _go_on(self, items: Mark | Sequence[Job | None]) -> None:
+        if isinstance(items, Mark):
+            self._visit(items)
+        elif items:
+            self._hand_over([Sent(job) for job in items if job is not None])
+        else:
+            self._bell.acquire()
+            if self._child is not None and self._child.gone:
+                self._replace()
 
     def _hand_over(self, sent: list[Sent]) -> None:
         pool, lane = self._pool, self._lane

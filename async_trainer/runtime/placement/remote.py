@@ -101,6 +101,13 @@ class Session(Protocol):
 class Remote(Protocol):
     """The callbacks and objects of one process lane."""
 
+    def ship(self) -> None:
+        """Make ready what each child is told first. The thread that starts the lane.
+
+        Raises:
+            ConfigurationError: something can't be sent.
+        """
+
     def session(self) -> Session:
         """For a new child."""
 
