@@ -1,6 +1,6 @@
 """What runs in the child of a process lane: the runtime of this package, fed by the parent.
 
-``python -m async_trainer.process.child <descriptor of the connection>``. Its main thread receives; the lane's hooks run
+Started with the descriptor of the connection as its last argument. Its main thread receives; the lane's hooks run
 on a thread of the pool's, or on its loop, as they would in the parent; a third thread answers. It ends when the
 connection does, after handling what it was sent, within the deadline that the parent has named.
 """
@@ -169,7 +169,6 @@ class Child:
         for name, level in about["levels"].items():
             logging.getLogger(name).setLevel(level)
         root.addHandler(ToParent(self))
-        logging.captureWarnings(False)
         self.pool = Pool(
             max_workers=sys.maxsize, max_bytes=sys.maxsize, stall_timeout=float("inf"), switch_interval=None,
             shutdown_timeout=self.deadline, synchronous=False,
@@ -181,8 +180,16 @@ class Child:
         self._answering.start()
 
     def _on_ready(self) -> None:
-        """It has all that it needs."""
-        self.say(("ready",))
+        """It has all that it needs. The next child would begin with the state of this one."""
+
+        def passed(*_: Any) -> None:
+            try:
+                self._send_state()
+            except Exception:  # there may be none before the training starts
+                pass
+            self.say(("ready",))
+
+        self._visit_with(None, passed)
 
     def _on_callbacks(self, pickled: bytes, names: list[tuple[str, Owner, tuple[str, ...]]]) -> None:
         for callback, (name, owner, events) in zip(pickle.loads(pickled), names, strict=True):
@@ -484,9 +491,3 @@ def main() -> None:
             stream.reconfigure(line_buffering=True)  # what it prints is not lost when it dies
     end = socket.socket(fileno=int(sys.argv.pop()))
     Child(Wire(end)).run()
-
-
-if __name__ == "__main__":
-    from async_trainer.process.child import main as entry  # not __main__: there may be no second copy of its classes
-
-    entry()

@@ -105,7 +105,6 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         self.parts, self._buffers, self._part = [], [], None
         self._file.seek(0)
         self._file.truncate()
-        self.clear_memo()
         try:
             self.dump(value)
         except BaseException:
@@ -114,6 +113,7 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
             self.parts = []
             raise
         finally:
+            self.clear_memo()  # it holds all that was pickled
             self._block = self._part = None
         return self._file.getvalue(), self._buffers
 

@@ -101,16 +101,12 @@ class Home:
         import subprocess
 
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        return [sys.executable, *flags, "-m", "async_trainer.process.child"]
+        start = f"import sys; sys.path[:] = {sys.path!r}; from async_trainer.process.child import main; main()"
+        return [sys.executable, *flags, "-c", start, f"lane={self.lane.name}"]
 
     def environment(self) -> dict[str, str]:
-        # It has one torch thread, unless somebody asks for more: the cores are the training's.
-        paths = [path for path in sys.path if isinstance(path, str)]
-        return {
-            "OMP_NUM_THREADS": "1",
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in paths),
-        }
+        """One torch thread, unless somebody asks for more: the cores are the training's."""
+        return {"OMP_NUM_THREADS": "1", **os.environ}
 
     def session(self) -> HomeSession:
         return HomeSession(self, self.lane)

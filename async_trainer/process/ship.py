@@ -1,4 +1,4 @@
-"""Sending a callback to a child process: once, with its state; and where that can't be, saying what stands in the way."""
+"""Sending a callback to a child process, with its state; or saying what stands in the way."""
 
 from __future__ import annotations
 

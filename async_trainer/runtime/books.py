@@ -49,4 +49,5 @@ def lane_stats(lane: Lane, now: float) -> LaneStats:
         stalled=lane.stalled(now),
         placement=lane.placement,
         size=lane.size,
+        restarts=lane.restarts,
     )

@@ -96,6 +96,7 @@ class LaneStats:
     stalled: bool
     placement: str
     size: int
+    restarts: int = 0  # of its process
 
     @property
     def pushed(self) -> int:
@@ -136,6 +137,7 @@ class Stats:
         for name, lane in self.lanes.items():
             now = f"{lane.running} for {lane.seconds:.1f} s" if lane.running else "idle"
             now = f"stalled: {now}" if lane.stalled else now
+            now += f", restarted {lane.restarts} x" if lane.restarts else ""
             counts = (lane.delivered, lane.failed, lane.dropped, lane.lost, lane.queued)
             rows.append((name, lane.placement, *map(str, counts), now))
         return rows

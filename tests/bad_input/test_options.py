@@ -35,9 +35,9 @@ def test_an_unknown_option_of_the_handler_is_refused_with_the_nearest_one() -> N
 POLICIES = "must be one of 'block', 'drop_oldest', 'drop_newest', 'latest', not"
 ERRORS = "must be one of 'log', 'raise_at_end', 'raise', 'disable', not"
 WRONG_VALUES: list[tuple[str, Any, str]] = [
-    ("placement", "proces", "must be one of 'thread', 'task', not 'proces'"),
-    ("placement", "threads", "must be one of 'thread', 'task', not 'threads'; did you mean 'thread'?"),
-    ("placement", 1, "must be one of 'thread', 'task', not 1"),
+    ("placement", "proces", "must be one of 'thread', 'task', 'process', not 'proces'; did you mean 'process'?"),
+    ("placement", "threads", "must be one of 'thread', 'task', 'process', not 'threads'; did you mean 'thread'?"),
+    ("placement", 1, "must be one of 'thread', 'task', 'process', not 1"),
     ("name", "", "must be a non-empty str, not ''"),
     ("name", 3, "must be a non-empty str, not 3"),
     ("lane", "", "must be a non-empty str, not ''"),

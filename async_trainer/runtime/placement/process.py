@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from async_trainer.errors import LaneError
@@ -112,11 +112,13 @@ class ProcessWorker:
         self._child: Child | None = None
         self._state: bytes | None = None  # as the last child to send one has pickled it
         self._flight: deque[Sent] = deque()  # what the child has, in order
+        self._again: deque[Sent] = deque()  # what an earlier child was given, and this one is to get, one by one
         self._uncovered: deque[Sent] = deque()  # handled, but in no state that is here
         self._uncovered_bytes = 0
         self._asked = False  # for a state
         self._mark: Mark | None = None  # being visited
-        self._kill_at: float | None = None  # s: when the hook under way overruns its timeout
+        self._mark_sent = False
+        self._timed: tuple[Sent, float] | None = None  # the hook under way, and when it overruns its timeout, in s
         self._overran: Sent | None = None
         self._deaths = 0
         self._given_up = False
@@ -149,8 +151,12 @@ class ProcessWorker:
         return self._thread is not None and self._thread.is_alive()
 
     def join(self, timeout: float) -> None:
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        self._thread.join(timeout)
+        child = self._child
+        if self._thread.is_alive() and self._lane.abandoned and child is not None:  # it may not even read any more
+            child.kill()
 
     def after_fork(self) -> None:
         """In a forked child: the connection must end when the parent does."""
@@ -187,6 +193,7 @@ class ProcessWorker:
             self._bell.acquire()
             if self._child is not None and self._child.gone:
                 self._replace()
+                self._wait(self._under_way)
 
     def _hand_over(self, sent: list[Sent]) -> None:
         pool, lane = self._pool, self._lane
@@ -200,16 +207,17 @@ class ProcessWorker:
             if self._remote.stateful(one.job):
                 one.held = pool.hold_lease(one.job)
         self._send_jobs(sent)
-        self._wait(lambda: bool(self._flight))
+        self._wait(self._under_way)
+
+    def _under_way(self) -> bool:
+        return bool(self._flight or self._again)
 
     def _visit(self, mark: Mark) -> None:
         attempts.begin(self._pool, self._lane, self._patience)
-        self._mark = mark
+        self._mark, self._mark_sent = mark, False
         if self._given_up:
             self._pass(None, None)
             return
-        assert self._child is not None
-        self._child.send([(self._child.session.visit(mark), ())])
         self._wait(lambda: self._mark is not None)
 
     @property
@@ -223,25 +231,32 @@ class ProcessWorker:
         self._flight.extend(sent)  # first: the answer may come before this goes on
         child.send(child.session.pack(sent))
 
-    def _wait(self, wanted: Any) -> None:
-        """Until what was ``wanted`` of the child has come; it may be another by then."""
+    def _wait(self, under_way: Callable[[], bool]) -> None:
+        """Until it is no longer; the child may be another by then."""
         lane = self._lane
         until: float | None = None
-        while wanted():
+        while under_way():
             child = self._child
             assert child is not None
             if child.gone:
                 self._replace()
                 continue
+            if not self._flight and self._again:
+                # One by one: should the child die once more, it is known of what.
+                self._send_jobs([self._again.popleft()])
+            elif not self._flight and self._mark is not None and not self._mark_sent:
+                self._mark_sent = True
+                child.send([(child.session.visit(self._mark), ())])
             now = clock()
             if lane.abandoned:
                 until = until or now + GRACE
                 if now >= until:
                     break
-            deadlines = [one for one in (until, self._kill_at) if one is not None]
+            timed = self._timed
+            deadlines = [one for one in (until, timed and timed[1]) if one is not None]
             self._bell.acquire(timeout=max(0.0, min(deadlines) - now) if deadlines else -1)
-            if self._kill_at is not None and clock() >= self._kill_at and self._flight:
-                self._overran, self._kill_at = self._flight[0], None
+            if timed is not None and timed is self._timed and clock() >= timed[1]:
+                self._overran, self._timed = timed[0], None
                 child.kill()
         if lane.abandoned:
             self._abandon()
@@ -252,9 +267,10 @@ class ProcessWorker:
             self._child.kill()
             self._child.reap(LEAVE)
             self._child = None
-        for one in self._flight:
+        for one in (*self._flight, *self._again):
             self._release(one)
         self._flight.clear()
+        self._again.clear()
         self._let_go_of_covered(len(self._uncovered))
         self._given_up = True
         if self._mark is not None:
@@ -279,50 +295,53 @@ class ProcessWorker:
         assert child is not None
         how = child.reap(LEAVE)
         self._child = None
-        self._kill_at = None
-        if self._overran is not None:
-            self._settle_overrun(self._overran)
-            self._overran = None
+        overran, self._overran, self._timed = self._overran, None, None
+        if overran is not None:
+            self._settle_overrun(overran)
         else:
             self._deaths += 1
-            what = f" in {self._flight[0].job.task.owner.name}.{self._flight[0].job.task.name}" if self._flight else ""
+            task = self._flight[0].job.task if len(self._flight) == 1 else None
+            what = f" in {task.owner.name}.{task.name}" if task is not None else ""
             if self._deaths >= DEATHS:
                 self._give_up(f"its process died {self._deaths} times ({how}{what})")
                 return
+            count = len(self._uncovered) + len(self._flight) + len(self._again)
             say(
                 logging.WARNING, "lane %s: its process died (%s%s); another goes on%s", lane.name, how, what,
-                f", with {count} events once more" if (count := len(self._uncovered) + len(self._flight)) else "",
+                f", with {count} events once more" if count else "",
             )  # fmt: skip
             self._over.wait(RESPAWN * 2 ** (self._deaths - 1))
         if lane.abandoned:
             return
         lane.restarts += 1
-        again = [*self._uncovered, *self._flight]
+        handled = [*self._uncovered, *(one for one in self._flight if one.handled)]
+        self._again.extendleft(one for one in reversed(self._flight) if not one.handled)
         self._uncovered.clear()
         self._uncovered_bytes = 0
         self._flight.clear()
-        for one in again:
+        for one in (*handled, *self._again):
             one.redelivered = True
         try:
             self._begin_child()
         except OSError as error:
-            self._flight.extend(again)
+            self._flight.extend(handled)
             self._give_up(f"no process can be started for it ({error})")
             return
-        if again:
-            self._send_jobs(again)
-        if self._mark is not None and self._child is not None:
-            self._child.send([(self._child.session.visit(self._mark), ())])
+        self._mark_sent = False
+        if handled:
+            self._send_jobs(handled)
 
     def _settle_overrun(self, sent: Sent) -> None:
-        """Its hook was killed with the child: tried again, or failed."""
+        """Its hook was killed with the child: tried again, or failed; unless it ended in the last moment."""
+        if not any(one is sent for one in self._flight):
+            return
         owner = sent.job.task.owner
         sent.attempts += max(1, sent.attempt)
         delay = owner.delay_before_retry(sent.attempts)
         if delay is not None:
             self._over.wait(delay)
             return
-        self._flight.remove(sent)
+        self._flight = deque(one for one in self._flight if one is not sent)
         if not sent.handled:
             error = TimeoutError(f"killed, with its process, after its timeout of {owner.timeout} s")
             attempts.fail(self._pool, self._lane, sent.job, sent.attempts, error)
@@ -334,8 +353,9 @@ class ProcessWorker:
         lane, pool = self._lane, self._pool
         self._given_up = True
         revoked = len(self._uncovered) + sum(one.handled for one in self._flight)
-        flight = [one for one in self._flight if not one.handled]
+        flight = [one for one in (*self._flight, *self._again) if not one.handled]
         self._flight.clear()
+        self._again.clear()
         for one in [*self._uncovered, *flight]:
             self._release(one)
         self._uncovered.clear()
@@ -403,12 +423,12 @@ class ProcessWorker:
     def _began(self, message: Began) -> None:
         if self._flight:
             self._flight[0].attempt = message.attempt
-            self._kill_at = clock() + message.patience
+            self._timed = self._flight[0], clock() + message.patience
 
     def _settle(self, how: Settled) -> None:
         pool, lane = self._pool, self._lane
         sent = self._flight[0]
-        self._kill_at = None
+        self._timed = None
         if not sent.handled:
             self._deaths = 0
             job, attempt = sent.job, sent.attempts + how.attempt
