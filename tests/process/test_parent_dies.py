@@ -102,7 +102,11 @@ with CallbacksHandler([background(rows, placement="process")]) as handler:
     time.sleep(1000)
 """
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as training:
         assert training.stdout is not None
         assert training.stdout.readline() == "go\n"
