@@ -59,16 +59,19 @@ def test_killed_at_random_moments_its_child_ends_after_what_it_was_sent(tmp_path
         assert len(rows) >= max(flushed, default=1)
 
 
-def test_a_child_that_hangs_does_not_outlive_the_training_for_long(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "hangs", ["time.sleep(1000)", "threading.Thread(target=time.sleep, args=(1000,)).start()"], ids=["hook", "thread"]
+)
+def test_a_child_that_hangs_does_not_outlive_the_training_for_long(tmp_path: Path, hangs: str) -> None:
     script = f"""
-import os, time
+import os, threading, time
 from pathlib import Path
 from async_trainer import Callback, CallbacksHandler, background
 
 class Hangs(Callback):
     def on_batch_end(self):
         Path({str(tmp_path / "in")!r}).write_text(str(os.getpid()))
-        time.sleep(1000)
+        {hangs}
 
 handler = CallbacksHandler([background(Hangs(), placement="process")], shutdown_timeout=1.0)
 handler.call_event("on_batch_end")
