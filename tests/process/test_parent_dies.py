@@ -60,7 +60,9 @@ def test_killed_at_random_moments_its_child_ends_after_what_it_was_sent(tmp_path
 
 
 @pytest.mark.parametrize(
-    "hangs", ["time.sleep(1000)", "threading.Thread(target=time.sleep, args=(1000,)).start()"], ids=["hook", "thread"]
+    "hangs",
+    ["time.sleep(1000)", "threading.Thread(target=time.sleep, args=(1000,), daemon=False).start()"],
+    ids=["hook", "thread"],
 )
 def test_a_child_that_hangs_does_not_outlive_the_training_for_long(tmp_path: Path, hangs: str) -> None:
     script = f"""
