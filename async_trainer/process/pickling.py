@@ -179,6 +179,14 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         import numpy as np
 
         raw = buffer.raw()
+        block = self._block
+        if block is not None and raw.nbytes > SMALL:
+            place = np.frombuffer(raw, np.uint8).ctypes.data - block.address
+            if 0 <= place < len(block.view):
+                part = self._share(block)
+                part.start, part.nbytes = block.start + place, raw.nbytes
+                self._buffers.append(part)
+                return False
         fresh = self._fresh_block(raw.nbytes) if raw.nbytes > SMALL else None
         if fresh is None:
             return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from async_trainer.snapshot.kind import PLAIN, REFERENCE, SMALL, Kind
 from async_trainer.snapshot.memo import Memo
 from async_trainer.snapshot.registry import Rule, leaf
 from async_trainer.snapshot.sealed import Scope, SealedLeaf, SealedNode, open_value
+
+if TYPE_CHECKING:
+    from async_trainer.snapshot.shared import Block
 
 Array = np.ndarray[Any, Any]
 
@@ -76,13 +79,26 @@ def take_array(value: Array, memo: Memo) -> Any:
         return memo.again(known)
     if value.dtype.hasobject:
         return _take_objects(value, memo)
-    copied = value.copy("K")
     small = value.nbytes <= SMALL
+    shared = _in_block(memo.block, value) if memo.block is not None and not small else None
+    copied = value.copy("K") if shared is None else shared
     sealed = SealedArray(copied, small or memo.private)
     memo.put(value, sealed)
     if not small:
-        memo.hold(copied, value.nbytes)
+        memo.hold(copied if shared is None or memo.block is None else memo.block.view, value.nbytes)
     return sealed
+
+
+def _in_block(block: Block, value: Array) -> Array | None:
+    """A copy in memory that a child process sees; None: it has no room, or the array has holes."""
+    if type(value) is not np.ndarray or not (value.flags.c_contiguous or value.flags.f_contiguous):
+        return None
+    place = block.take(value.nbytes)
+    if place is None:
+        return None
+    copied: Array = np.ndarray(value.shape, value.dtype, block.view, place, value.strides)
+    np.copyto(copied, value)
+    return copied
 
 
 def _take_objects(value: Array, memo: Memo) -> Any:
