@@ -76,8 +76,10 @@ def take_array(value: Array, memo: Memo) -> Any:
         return memo.again(known)
     if value.dtype.hasobject:
         return _take_objects(value, memo)
-    copied = value.copy("K")
     small = value.nbytes <= SMALL
+    if not small:
+        memo.at_once()
+    copied = value.copy("K")
     sealed = SealedArray(copied, small or memo.private)
     memo.put(value, sealed)
     if not small:

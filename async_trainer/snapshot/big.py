@@ -15,45 +15,41 @@ if TYPE_CHECKING:
     from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.sealed import SealedLeaf
 
-Entry = tuple["SealedLeaf", torch.Tensor, int, "Fence | None"]
+Entry = tuple["SealedLeaf", torch.Tensor, int, "Fence | None", str]
+"""What seals a tensor, the live tensor, its bytes, the fence that guards it, and the argument that it is part of."""
 
 
-def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Entry]:
+def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
     """Copy what fits into buffers; the rest is returned. TRAINING THREAD.
 
     Args:
-        entries: what seals a tensor, the live tensor, its bytes, and the fence of the optimizer whose state it is.
+        entries: the tensors; copies of those that a fence guards are made while the training goes on.
         memo: the event's.
-        overlap: whether to look for those that a fence guards: then their copies are made while the training goes on.
     """
     store = memo.store
     if store is None:
         return list(entries)
     rest: list[Entry] = []
-    fences = store.fenced() if overlap else {}
     now: list[tuple[torch.Tensor, torch.Tensor, str]] = []
-    expecting: set[Fence] = set()
     with torch.inference_mode(False):
         for entry in entries:
-            sealed, live, nbytes, owner = entry
+            sealed, live, nbytes, fence, argument = entry
             buffer = store.buffer(live, memo.used) if type(live) in PLAIN and _has_plain_memory(live) else None
             if buffer is None:
                 rest.append(entry)
                 continue
-            fence = owner or fences.get(id(live))
-            if not overlap or fence is None or fence.stepping or live.is_inference():
-                now.append((buffer, live, memo.argument))
+            if fence is None or fence.stepping or live.is_inference():
+                now.append((buffer, live, argument))
                 transfer = None
             else:
                 transfer = memo.transfer = memo.transfer or Transfer()
-                transfer.add(buffer, live, memo.argument)
-                expecting.add(fence)
+                transfer.add(buffer, live, argument)
+                memo.expecting.add(fence)
             sealed.copied = buffer
             memo.buffers.append(Pooled(buffer, nbytes, transfer))
             memo.nbytes += nbytes
     if now:
         copy_all(now)
-    memo.expecting |= expecting
     return rest
 
 

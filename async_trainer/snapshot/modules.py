@@ -151,8 +151,8 @@ def _parts(value: torch.nn.Module) -> Iterable[Any]:
     return parts
 
 
-_REPLICA = Kind("replica of the module", take_module, size, parts=_parts, heavy=True)
-_WRAPPER = Kind("replica of the module that it wraps", _take_wrapped, size, parts=_parts, heavy=True)
+_REPLICA = Kind("replica of the module", take_module, size, parts=_parts)
+_WRAPPER = Kind("replica of the module that it wraps", _take_wrapped, size, parts=_parts)
 
 
 def _rule(cls: type) -> Kind:
