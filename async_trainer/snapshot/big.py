@@ -54,8 +54,8 @@ def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
 
 
 def _has_plain_memory(live: torch.Tensor) -> bool:
-    strided = live.layout is torch.strided and live.device.type == "cpu"
-    return strided and not (live.is_nested or live.is_quantized)
+    return live.is_cpu and live.layout is _strided and not (live.is_nested or live.is_quantized)
 
 
+_strided = torch.strided
 PLAIN: tuple[Any, ...] = (torch.Tensor, torch.nn.Parameter)
