@@ -20,6 +20,7 @@ from async_trainer.snapshot.sealed import Scope, SealedLeaf, open_value
 _references = capture.references
 _batched: frozenset[type] = frozenset({torch.Tensor, torch.nn.Parameter})
 _foreach_clone: Callable[..., Any] | None = getattr(torch, "_foreach_clone", None)
+_strided = torch.strided
 _no_dispatch: Any = torch._C._disabled_torch_dispatch_impl
 
 
@@ -72,7 +73,7 @@ def clone(value: torch.Tensor) -> torch.Tensor:
 
 def nbytes_of(value: torch.Tensor) -> int:
     """Bytes that a copy of it takes. Any thread; no sync."""
-    if value.layout is torch.strided:
+    if value.layout is _strided:
         nbytes = value.nbytes
         return 0 if nbytes > SMALL and value.is_meta else nbytes
     if value.layout is torch.sparse_coo:
