@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from async_trainer.errors import CaptureError
@@ -10,7 +10,7 @@ from async_trainer.routes import UNTAKEN, HookTask, Plan, Snapshot, Uncaptured
 from async_trainer.runtime.job import Lease
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool
-from async_trainer.snapshot import Memo, capture, is_big, size, take
+from async_trainer.snapshot import Memo, capture, size, take
 
 if TYPE_CHECKING:
     from async_trainer.snapshot.offload import Offload
@@ -84,9 +84,7 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
         that could make some have stalled.
     """
     kinds = capture.kinds
-    memo: Memo | None = None
-    lease: Lease | None = None
-    big: list[int] | None = None
+    found: dict[int, Any] | None = None
     for place, value in enumerate(live):
         try:
             kind = kinds.get(type(value)) or capture.kind(type(value))
@@ -95,56 +93,105 @@ def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[An
             if kind.quick is not None:
                 live[place] = kind.quick(value)
                 continue
-            if kind.size is not None and is_big(value):
-                big = [*(big or ()), place]
-                continue
-            if memo is None:
-                memo = Memo(pool.store, pool.used)
+        except Exception as error:
+            live[place] = _uncaptured(error)
+            continue
+        if found is None:
+            found = {}
+        found[place] = value
+    return (live, None) if found is None else _take_found(pool, live, found, plan)
+
+
+def _take_found(
+    pool: Pool, live: list[Any], found: dict[int, Any], plan: CapturePlan
+) -> tuple[list[Any] | None, Lease | None]:
+    """All tensors are found first, so that they needn't be counted apart, and then copied."""
+    memo = Memo(pool.store, pool.used)
+    memo.batch = []
+    memo.room = room = Room(pool, found.values(), plan)
+    offload: Offload | None = None
+    try:
+        _take_each(live, found, memo, plan)
+        if room.refused or ((memo.batch or memo.parts) and not room.reserve(memo, memo.pending())):
+            return None, None
+        try:
+            memo.copy_batch()
+        except Exception:  # one by one, to see which of them is to blame
+            memo = Memo(pool.store, pool.used)
+            _take_each(live, found, memo, plan)
+        if memo.parts and pool.store is not None:
+            offload = pool.store.launch(memo)
+    except BaseException:  # Ctrl-C
+        if room.lease is not None:
+            pool.release(room.lease)
+        raise
+    if not memo.nbytes and offload is None:
+        return live, room.lease
+    lease = pool.account(room.lease, memo.nbytes)
+    lease.buffers = memo.buffers
+    if memo.transfer is not None and pool.store is not None:
+        lease.transfer = memo.transfer
+        pool.store.submit(memo.transfer, memo.expecting)
+    lease.transfer = offload or lease.transfer
+    lease.block = memo.block
+    return live, lease
+
+
+def _take_each(live: list[Any], found: dict[int, Any], memo: Memo, plan: CapturePlan) -> None:
+    for place, value in found.items():
+        try:
             live[place] = take(value, memo, plan.argument(place))
         except Exception as error:
-            live[place] = Uncaptured(error.with_traceback(None))  # whose frames hold live values
-    if big is not None:
-        try:
-            nbytes = size(*(live[place] for place in big))
-        except Exception:  # of a class of the user's: taking it will tell
-            nbytes = 0
+            live[place] = _uncaptured(error)
+
+
+def _uncaptured(error: Exception) -> Uncaptured:
+    return Uncaptured(error.with_traceback(None))  # whose frames hold live values
+
+
+class Room:
+    """The bytes of the budget that an event takes.
+
+    Attributes:
+        lease: what was reserved.
+        refused: there is no room, and the lanes that could make some have stalled.
+    """
+
+    __slots__ = ("_essential", "_live", "_pool", "_shared", "lease", "refused")
+
+    def __init__(self, pool: Pool, live: Iterable[Any], plan: CapturePlan) -> None:
+        self._pool = pool
+        self._live = live
+        self._essential = plan.essential
+        self._shared = plan.shared
+        self.lease: Lease | None = None
+        self.refused = False
+
+    def reserve(self, memo: Memo, nbytes: int | None = None) -> bool:
+        """Wait for ``nbytes``, once; by default for what the event's values are counted to be. TRAINING THREAD.
+
+        Returns:
+            Whether there is room.
+        """
+        if memo.room is None or self.refused:
+            return not self.refused
+        if nbytes is None:
+            try:
+                nbytes = size(*self._live)
+            except Exception:  # of a class of the user's: taking it will tell
+                nbytes = 0
         if nbytes:
-            lease = pool.reserve(nbytes, essential=plan.essential)
-            if lease is None:
-                return None, None
-        memo = memo or Memo(pool.store)
-        memo.used = pool.used
-        if pool.store is not None:
-            pool.store.reclaim(memo.used)
-            if plan.shared and nbytes:
-                memo.block = pool.store.block(nbytes, memo.used)
-        try:
-            for place in big:
-                try:
-                    live[place] = take(live[place], memo, plan.argument(place))
-                except Exception as error:
-                    live[place] = Uncaptured(error.with_traceback(None))
-        except BaseException:
-            if lease is not None:
-                pool.release(lease)
-            raise
-    offload: Offload | None = None
-    if memo is not None and memo.parts and pool.store is not None:
-        try:
-            offload = pool.store.launch(memo)
-        except BaseException:  # Ctrl-C
-            if lease is not None:
-                pool.release(lease)
-            raise
-    if memo is not None and (memo.nbytes or offload is not None):
-        lease = pool.account(lease, memo.nbytes)
-        lease.buffers = memo.buffers
-        if memo.transfer is not None and pool.store is not None:
-            lease.transfer = memo.transfer
-            pool.store.submit(memo.transfer, memo.expecting)
-        lease.transfer = offload or lease.transfer
-        lease.block = memo.block
-    return live, lease
+            self.lease = self._pool.reserve(nbytes, essential=self._essential)
+            self.refused = self.lease is None
+        if not self.refused:
+            memo.room = None
+            memo.used = self._pool.used
+            store = self._pool.store
+            if store is not None:
+                store.reclaim(memo.used)
+                if self._shared and nbytes:
+                    memo.block = store.block(nbytes, memo.used)
+        return not self.refused
 
 
 def _choose(plan: Plan, stage: str, arguments: dict[str, Any]) -> tuple[Targets, dict[HookTask, Exception] | None]:

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from async_trainer.attach import Attached, attach_all
 from async_trainer.callback import Background, BackgroundOptions, Inline, flatten
@@ -127,7 +127,7 @@ class CallbacksHandler:
 
     # ------------------------------------------------------------------------------------------------------- events
 
-    def call_event(self, event: Event | str, /, **arguments: Any) -> None:
+    def call_event(self, event: Event | str, /, *misplaced: Never, **arguments: Any) -> None:
         """Fire ``event``: run its inline hooks, in list order, then capture what its background hooks name, once, and
         push it to all their lanes at once. The training thread.
 
@@ -137,11 +137,16 @@ class CallbacksHandler:
                 starts a run (``on_train_start``, ``on_resume``, ...) may be named by every later hook of that run.
 
         Raises:
-            ConfigurationError: there is no such event; or, at the first event that shows it, a background callback
-                that holds the run's own model or optimizer.
+            ConfigurationError: there is no such event; an argument without its name; or, at the first event that shows
+                it, a background callback that holds the run's own model or optimizer.
             LaneError: a background hook with ``on_error="raise"`` has failed.
             Exception: what an inline hook raised.
         """
+        if misplaced:
+            raise ConfigurationError(
+                f"call_event takes an event's arguments by keyword: call_event({event!r}, loss=loss); those in a dict "
+                "as **arguments"
+            )
         if not self._started:
             self._start()
         try:

@@ -19,6 +19,8 @@ logger = logging.getLogger("async_trainer")
 class EarlyStopping(Callback):
     """Sets ``state.should_stop`` after some validations without improvement; the loop ends after that epoch.
 
+    ``stop_reason`` says why then; :class:`Progress` shows it.
+
     It only ever sets it: another callback's wish to stop stands. NaN is no improvement, nor is infinity. Each training
     (each split of a k-fold) starts anew; a resumed one goes on counting. Inline, on the training thread.
 
@@ -68,6 +70,7 @@ class EarlyStopping(Callback):
     def _forget(self) -> None:
         self.best = math.inf if self.mode == "min" else -math.inf
         self.waited = 0
+        self.stop_reason: str | None = None
 
     def check_training(self, **arguments: Any) -> None:
         """Refuse a training without that metric."""
@@ -86,10 +89,9 @@ class EarlyStopping(Callback):
         self.waited += 1
         if self.waited >= self.patience:
             state.should_stop = True
-            logger.info(
-                "early stopping in epoch %d: %s has not improved on %g in %d validations",
-                state.current_epoch, self.metric, self.best, self.waited,
-            )  # fmt: skip
+            validations = "1 validation" if self.waited == 1 else f"{self.waited} validations"
+            self.stop_reason = f"{self.metric} has not improved on {self.best:g} in {validations}"
+            logger.info("early stopping in epoch %d: %s", state.current_epoch, self.stop_reason)
 
     def _improves(self, value: float) -> bool:
         if self.mode == "min":

@@ -112,10 +112,11 @@ class Progress(Callback):
         spent = _duration(clock() - self._epoch_began)
         self._say(_epoch(state), self._read_loss(at_once=True), validation, spent, self._left(state))
 
-    def on_train_end(self, *, state: TrainerState | None = None, **kwargs: Any) -> None:
-        """Write a last line."""
+    def on_train_end(self, *, state: TrainerState | None = None, callbacks: Any = None, **kwargs: Any) -> None:
+        """Write a last line; of a training that was stopped early, with the callback's ``stop_reason``."""
         epochs = f"{state.current_epoch} epoch{'s' if state.current_epoch != 1 else ''}" if state is not None else ""
-        self._end("trained", epochs, _duration(clock() - self._began))
+        stopped = state is not None and state.should_stop and state.current_epoch < state.num_epochs
+        self._end("trained", epochs, _duration(clock() - self._began), _stopped(callbacks) if stopped else "")
 
     # ------------------------------------------------------------------------------------------- validate and test
 
@@ -183,6 +184,12 @@ def _number(value: Any) -> str:
 
 def _texts(metrics: Any) -> str:
     return ", ".join(f"{name} {_number(value)}" for name, value in metric_values(metrics).items())
+
+
+def _stopped(callbacks: Any) -> str:
+    attached = (one.callback for one in getattr(callbacks, "attached", ()))
+    reasons = [reason for one in attached if (reason := getattr(one, "stop_reason", None))]
+    return f"stopped early: {'; '.join(reasons)}" if reasons else "stopped early"
 
 
 def _epoch(state: TrainerState) -> str:

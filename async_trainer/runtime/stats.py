@@ -146,8 +146,8 @@ class Stats:
         waits = self.waits
         return (
             f"the loop paid {self.capture_seconds:.3f} s for {self.captures} captures, and waited "
-            f"{waits.queue:.3f} s for full queues, {waits.budget:.3f} s for the byte budget, "
-            f"{waits.fence:.3f} s at fences, {waits.flush:.3f} s in flush and close; "
+            f"{waits.queue:.3f} s for full queues,\n{waits.budget:.3f} s for the byte budget, "
+            f"{waits.fence:.3f} s at fences, {waits.flush:.3f} s in flush and close;\n"
             f"snapshots hold {megabytes(self.snapshot_bytes)} of {megabytes(self.max_snapshot_bytes)}, "
             f"hooks keep {megabytes(self.kept_bytes)}"
         )

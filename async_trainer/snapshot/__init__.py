@@ -9,7 +9,7 @@ from __future__ import annotations
 from async_trainer.snapshot.holding import held_by
 from async_trainer.snapshot.kind import SMALL, Kind
 from async_trainer.snapshot.memo import Memo
-from async_trainer.snapshot.registry import Registry, capture, is_big, size, take
+from async_trainer.snapshot.registry import Registry, capture, size, take
 from async_trainer.snapshot.sealed import Scope, Sealed, open_value
 from async_trainer.snapshot.standin import keep
 from async_trainer.snapshot.store import Store
@@ -24,7 +24,6 @@ __all__ = [
     "Store",
     "capture",
     "held_by",
-    "is_big",
     "keep",
     "open_value",
     "size",

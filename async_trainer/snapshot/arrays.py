@@ -80,6 +80,8 @@ def take_array(value: Array, memo: Memo) -> Any:
     if value.dtype.hasobject:
         return _take_objects(value, memo)
     small = value.nbytes <= SMALL
+    if not small:
+        memo.at_once()
     shared = _in_block(memo.block, value) if memo.block is not None and not small else None
     copied = value.copy("K") if shared is None else shared
     sealed = SealedArray(copied, small or memo.private)

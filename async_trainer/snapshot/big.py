@@ -16,41 +16,38 @@ if TYPE_CHECKING:
     from async_trainer.snapshot.sealed import SealedLeaf
     from async_trainer.snapshot.shared import Block
 
-Entry = tuple["SealedLeaf", torch.Tensor, int, "Fence | None"]
+Entry = tuple["SealedLeaf", torch.Tensor, int, "Fence | None", str]
+"""What seals a tensor, the live tensor, its bytes, the fence that guards it, and the argument that it is part of."""
 
 
-def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Entry]:
+def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
     """Copy what fits into buffers; the rest is returned. TRAINING THREAD.
 
     Args:
-        entries: what seals a tensor, the live tensor, its bytes, and the fence of the optimizer whose state it is.
+        entries: the tensors; copies of those that a fence guards are made while the training goes on.
         memo: the event's.
-        overlap: whether to look for those that a fence guards: then their copies are made while the training goes on.
     """
     store = memo.store
     if store is None:
         return list(entries)
     rest: list[Entry] = []
-    fences = store.fenced() if overlap else {}
     now: list[tuple[torch.Tensor, torch.Tensor, str]] = []
-    expecting: set[Fence] = set()
     with torch.inference_mode(False):
         for entry in entries:
-            sealed, live, nbytes, owner = entry
+            sealed, live, nbytes, fence, argument = entry
             plain = type(live) in PLAIN and _has_plain_memory(live)
             shared = in_block(memo.block, live) if plain and memo.block is not None else None
             buffer = shared if shared is not None else store.buffer(live, memo.used) if plain else None
             if buffer is None:
                 rest.append(entry)
                 continue
-            fence = owner or fences.get(id(live))
-            if not overlap or fence is None or fence.stepping or live.is_inference():
-                now.append((buffer, live, memo.argument))
+            if fence is None or fence.stepping or live.is_inference():
+                now.append((buffer, live, argument))
                 transfer = None
             else:
                 transfer = memo.transfer = memo.transfer or Transfer()
-                transfer.add(buffer, live, memo.argument)
-                expecting.add(fence)
+                transfer.add(buffer, live, argument)
+                memo.expecting.add(fence)
             sealed.copied = buffer
             if shared is not None and memo.block is not None:
                 memo.hold(memo.block.view, nbytes)
@@ -59,7 +56,6 @@ def copy_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> list[Ent
             memo.nbytes += nbytes
     if now:
         copy_all(now)
-    memo.expecting |= expecting
     return rest
 
 
@@ -75,8 +71,8 @@ def in_block(block: Block, live: torch.Tensor) -> torch.Tensor | None:
 
 
 def _has_plain_memory(live: torch.Tensor) -> bool:
-    strided = live.layout is torch.strided and live.device.type == "cpu"
-    return strided and not (live.is_nested or live.is_quantized)
+    return live.is_cpu and live.layout is _strided and not (live.is_nested or live.is_quantized)
 
 
+_strided = torch.strided
 PLAIN: tuple[Any, ...] = (torch.Tensor, torch.nn.Parameter)

@@ -52,11 +52,11 @@ class Pooled:
         tensor, self._tensor = self._tensor, None
         if tensor is None:
             return None
-        if in_use(tensor):
-            self._kept = weakref.ref(tensor.untyped_storage())
+        storage = tensor.untyped_storage()
+        if _use_count is None or _uses(storage) > ALONE:
+            self._kept = weakref.ref(storage)
             return None
         # A hook may have resized it, or sent it to another process, which sees it still.
-        storage = tensor.untyped_storage()
         return tensor if storage.nbytes() == tensor.nbytes and not storage.is_shared() else None
 
 
@@ -97,7 +97,7 @@ class Buffers:
                 event = self._returned.popleft()
             except IndexError:  # another thread was faster
                 return
-            if not all(pooled.settled for pooled in event):
+            if not all(transfer is None or transfer.done for transfer in {pooled.transfer for pooled in event}):
                 self._returned.append(event)
                 continue
             for pooled in event:
@@ -147,19 +147,24 @@ class Buffers:
 
 def in_use(tensor: torch.Tensor) -> bool:
     """Whether another tensor, array or storage object shares the memory of ``tensor``."""
-    if _use_count is None:
-        return True
-    uses, references = _count(tensor)
-    return uses > ALONE[0] or references > ALONE[1]
-
-
-def _count(tensor: torch.Tensor) -> tuple[int, int]:
-    """How often the storage of ``tensor`` is used, and its one object in Python, which all tensors over it share."""
     storage = tensor.untyped_storage()
-    return _use_count(storage._cdata), sys.getrefcount(storage)
+    return _use_count is None or _uses(storage) > ALONE
 
 
-ALONE = _count(torch.empty(1)) if _use_count is not None else (0, 0)  # of a tensor that nobody shares
+def _uses(storage: torch.UntypedStorage) -> int:
+    """How often a storage is used, and its one object in Python, which all tensors over it share. From a frame that
+    has it in one variable: each counts."""
+    return int(_use_count(storage._cdata)) + sys.getrefcount(storage)
+
+
+def _uses_alone() -> int:
+    """That of a storage that only its tensor uses, and the variable by which it is asked for."""
+    tensor = torch.empty(1)
+    storage = tensor.untyped_storage()
+    return _uses(storage)
+
+
+ALONE = _uses_alone() if _use_count is not None else 0
 
 
 def poison(tensor: torch.Tensor) -> None:

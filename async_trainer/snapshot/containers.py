@@ -103,10 +103,14 @@ def take_dict(value: dict[Any, Any], memo: Memo) -> Any:
             part = held if type(held) in _references else leaf(held, memo)
             parts[key if type(key) in _references else leaf(key, memo)] = part
     except Exception as error:
-        plain = capture.kind(type(key)).take is None
-        raise located(error, f"[{key!r:.60}]" if plain else f"[{type(key).__name__}]") from None
+        raise located(error, step_to(key)) from None
     sealed.done = True
     return sealed
+
+
+def step_to(key: Any) -> str:
+    """The step of a path to what a dict has under ``key``."""
+    return f"[{key!r:.60}]" if capture.kind(type(key)).take is None else f"[{type(key).__name__}]"
 
 
 def take_list(value: list[Any], memo: Memo) -> Any:

@@ -26,9 +26,12 @@ class DeepMemo(dict[int, Any]):
 
     def get(self, key: int, default: Any = None) -> Any:
         captured = self.memo.copies.get(key)
-        if isinstance(captured, SealedLeaf) and captured.copied is not None:
-            self.hits.append(captured)
-            return captured.copied
+        if isinstance(captured, SealedLeaf):
+            if captured.copied is None:
+                self.memo.copy_now(captured)
+            if captured.copied is not None:
+                self.hits.append(captured)
+                return captured.copied
         return super().get(key, default)
 
     def __setitem__(self, key: int, copied: Any) -> None:
@@ -70,6 +73,7 @@ def take_deepcopied(value: Any, memo: Memo) -> Any:
     known = memo.copies.get(id(value))
     if known is not None:
         return known
+    memo.at_once()
     if memo.deep is None:
         memo.deep = DeepMemo(memo)
     deep: Any = memo.deep

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from async_trainer.snapshot.attributes import Attributes, big_parts, fields_of, filled_slots, maker_of, take_attributes
-from async_trainer.snapshot.containers import BASES, take_dict, take_items
+from async_trainer.snapshot.containers import BASES, step_to, take_items
+from async_trainer.snapshot.faults import located
 from async_trainer.snapshot.kind import Kind
 from async_trainer.snapshot.memo import Memo
 from async_trainer.snapshot.registry import Rule, capture, leaf, size
@@ -150,13 +151,13 @@ def _take_derived(family: Family) -> Callable[[Any, Memo], Any]:
 
 
 def _take_pairs(pairs: Iterable[tuple[Any, Any]], parts: list[Any], memo: Memo) -> None:
-    # One pair at a time through a plain dict: its error says which key.
-    for key, held in pairs:
-        if type(key) in _references and type(held) in _references:
-            parts.append((key, held))
-        else:
-            single = take_dict({key: held}, memo)
-            parts.extend(single.parts.items())
+    key: Any = None
+    try:
+        for key, held in pairs:
+            part = held if type(held) in _references else leaf(held, memo)
+            parts.append((key if type(key) in _references else leaf(key, memo), part))
+    except Exception as error:
+        raise located(error, step_to(key)) from None
 
 
 def _take_fixed(family: Family) -> Callable[[Any, Memo], Any]:

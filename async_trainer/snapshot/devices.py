@@ -213,7 +213,7 @@ def to_host(sealed: SealedLeaf, live: torch.Tensor, nbytes: int, memo: Memo) -> 
     plain = live.detach() if cls in PLAIN else live.as_subclass(torch.Tensor).detach()
     if nbytes and not plain.untyped_storage().nbytes():
         raise LeafError(f"the memory of a tensor of {tuple(plain.shape)} was freed")
-    memo.parts.append(Part(sealed, plain, id(live), nbytes, memo.owner, memo.batch is not None))
+    memo.parts.append(Part(sealed, plain, id(live), nbytes, memo.owner, memo.fences is not None))
     return True
 
 

@@ -81,6 +81,8 @@ def take_frame(value: Any, memo: Memo) -> Any:
     if known is not None:
         return memo.again(known)
     nbytes = _nbytes(value)
+    if nbytes > SMALL:
+        memo.at_once()
     copied = value.copy(deep=nbytes <= SMALL or not copies_on_write())
     sealed = SealedFrame(copied)
     memo.begin(value, sealed)

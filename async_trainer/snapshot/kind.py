@@ -25,7 +25,6 @@ class Kind:
             ``None``: nothing big, or not knowable before copying.
         plain: str, bytes, number, bool, None, enum, path: what ``**kwargs`` of a hook brings.
         quick: as ``take``, for values whose copy is small and frozen, and shares nothing: without a memo.
-        heavy: worth counting once only, together with the event's other big values: it has many parts.
         parts: for a value made of others: those that may be big. ``size`` then sums over them, each counted once.
     """
 
@@ -35,7 +34,6 @@ class Kind:
     plain: bool = False
     parts: Callable[[Any], Iterable[Any]] | None = None
     quick: Callable[[Any], Any] | None = None
-    heavy: bool = False
 
 
 REFERENCE = Kind("by reference", None)

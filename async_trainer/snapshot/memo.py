@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from async_trainer.errors import CaptureError
 from async_trainer.snapshot.bundle import Bundle
+from async_trainer.snapshot.kind import SMALL
 
 if TYPE_CHECKING:
+    from async_trainer.snapshot.big import Entry
     from async_trainer.snapshot.copier import Transfer
     from async_trainer.snapshot.devices import Part
     from async_trainer.snapshot.fence import Fence
@@ -22,6 +25,13 @@ class Buffer(weakref.ref[Any]):
     __slots__ = ("nbytes",)
 
     nbytes: int
+
+
+class Room(Protocol):
+    """The bytes of the budget that an event takes. They are reserved before its first big copy."""
+
+    def reserve(self, memo: Memo) -> bool:
+        """Wait for them, and set ``memo.room`` to None. Returns whether anything may be copied. TRAINING THREAD."""
 
 
 class Memo:
@@ -40,11 +50,13 @@ class Memo:
         gradients: within a model that is captured with them.
         deep: the memo of ``copy.deepcopy``, once it is needed.
         bundle: once a cycle was found.
-        batch: within a module or an optimizer: the tensors found so far, copied together at its end; each with the
-            fence of the optimizer whose state it is.
+        batch: the tensors found so far, which are copied together: those of one module or optimizer at its end, or
+            those of all arguments when all are found. None: each is copied when it is found.
+        room: where the bytes of the event are to be reserved before anything big is copied; None: they are.
         parts: tensors on an accelerator; copied together when all arguments are captured.
         store: where big copies go; None: to memory of their own, at once.
         used: bytes of the budget in use, this event's included.
+        fences: within a module or an optimizer: the fence of each parameter that has one, by the parameter's id.
         owner: within an optimizer: its fence.
         block: where big copies go that a child process is to see.
         transfer: the copies that are made while the training goes on.
@@ -52,8 +64,8 @@ class Memo:
     """
 
     __slots__ = (
-        "alive", "argument", "batch", "block", "buffers", "bundle", "copies", "deep", "expecting", "gradients",
-        "nbytes", "owner", "parts", "private", "store", "transfer", "used",
+        "alive", "argument", "batch", "block", "buffers", "bundle", "copies", "deep", "expecting", "fences",
+        "gradients", "nbytes", "owner", "parts", "private", "room", "store", "transfer", "used",
     )  # fmt: skip
 
     def __init__(self, store: Store | None = None, used: int = 0) -> None:
@@ -66,10 +78,12 @@ class Memo:
         self.gradients = False
         self.bundle: Bundle | None = None
         self.deep: dict[int, Any] | None = None
-        self.batch: list[tuple[SealedLeaf, Any, int, Fence | None]] | None = None
+        self.batch: list[Entry] | None = None
+        self.room: Room | None = None
         self.parts: list[Part] = []
         self.store = store
         self.used = used
+        self.fences: dict[int, Fence] | None = None
         self.owner: Fence | None = None
         self.block: Block | None = None
         self.transfer: Transfer | None = None
@@ -101,12 +115,50 @@ class Memo:
         self.buffers.append(buffer)
         self.nbytes += nbytes
 
-    def rollback(self, alive: int, buffers: int) -> None:
-        """Forget all that was captured since those lengths were so: a capture that failed left values half sealed."""
+    def at_once(self) -> None:
+        """Something that may be big is about to be copied, while the rest of the event isn't known yet.
+
+        Raises:
+            CaptureError: there is no room for it.
+        """
+        if self.room is not None and not self.room.reserve(self):
+            raise CaptureError("there is no room in the byte budget")
+
+    def pending(self) -> int:
+        """Bytes of the big tensors that are found, and not copied yet."""
+        found = sum(nbytes for _, _, nbytes, _, _ in self.batch or () if nbytes > SMALL)
+        return found + sum(part.nbytes for part in self.parts if part.nbytes > SMALL)
+
+    def copy_batch(self) -> None:
+        """Copy what was found."""
+        batch, self.batch = self.batch, None
+        if batch:
+            from async_trainer.snapshot.tensors import copy_together
+
+            copy_together(batch, self)
+
+    def copy_now(self, sealed: SealedLeaf) -> None:
+        """Copy one of those that were found before the others: it is about to be read."""
+        for entry in self.batch or ():
+            if entry[0] is sealed:
+                from async_trainer.snapshot.tensors import copy_together
+
+                self.at_once()
+                copy_together([(*entry[:3], None, entry[4])], self)
+                self.batch = [other for other in self.batch or () if other is not entry]
+                return
+
+    def mark(self) -> tuple[int, int, int, int]:
+        """Where it is now, for ``rollback``."""
+        return len(self.alive), len(self.buffers), len(self.batch or ()), len(self.parts)
+
+    def rollback(self, mark: tuple[int, int, int, int]) -> None:
+        """Forget all that was found since: a capture that failed left values half sealed."""
+        alive, buffers, batch, parts = mark
         for source in self.alive[alive:]:
             self.copies.pop(id(source), None)
         self.nbytes -= sum(buffer.nbytes for buffer in self.buffers[buffers:])
-        del self.alive[alive:], self.buffers[buffers:]
+        del self.alive[alive:], self.buffers[buffers:], (self.batch or [])[batch:], self.parts[parts:]
         self.deep = None
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ _references = capture.references
 _BARE = vars(torch.nn.Module())
 _HOOKS = frozenset(name for name, value in _BARE.items() if "hook" in name and isinstance(value, dict))
 _MEMBERS = frozenset({"_parameters", "_buffers", "_modules"})
-_SELDOM = _HOOKS | _MEMBERS | {"_non_persistent_buffers_set"}
+_NAMES = "_non_persistent_buffers_set"
+_SELDOM = _HOOKS | _MEMBERS | {_NAMES}
 _DROPPED: dict[str, Any] = {"_is_full_backward_hook": None, "_compiled_call_impl": None}
 
 
@@ -63,15 +64,19 @@ class SealedModule(SealedNode):
 
 
 class SealedEmpty(Sealed):
-    """No members."""
+    """No members, or no names."""
 
-    __slots__ = ()
+    __slots__ = ("make",)
 
-    def open(self, scope: Scope) -> dict[str, Any]:
-        return {}
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def open(self, scope: Scope) -> Any:
+        return self.make()
 
 
-_EMPTY = SealedEmpty()
+_EMPTY = SealedEmpty(dict)
+_NO_NAMES = SealedEmpty(set)
 
 
 def take_module(value: torch.nn.Module, memo: Memo) -> Any:
@@ -114,6 +119,8 @@ def _take_fields(live: dict[str, Any], fields: dict[str, Any], memo: Memo) -> No
                 fields[name] = part
             elif name in _MEMBERS:
                 fields[name] = _take_members(part, memo) if part else _EMPTY
+            elif name == _NAMES and not part:
+                fields[name] = _NO_NAMES
             elif name in _DROPPED:
                 fields[name] = _DROPPED[name]
             elif cls is types.FunctionType:
@@ -151,8 +158,8 @@ def _parts(value: torch.nn.Module) -> Iterable[Any]:
     return parts
 
 
-_REPLICA = Kind("replica of the module", take_module, size, parts=_parts, heavy=True)
-_WRAPPER = Kind("replica of the module that it wraps", _take_wrapped, size, parts=_parts, heavy=True)
+_REPLICA = Kind("replica of the module", take_module, size, parts=_parts)
+_WRAPPER = Kind("replica of the module that it wraps", _take_wrapped, size, parts=_parts)
 
 
 def _rule(cls: type) -> Kind:

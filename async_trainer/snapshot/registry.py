@@ -140,13 +140,13 @@ def take(value: Any, memo: Memo, path: str = "") -> Any:
     kind = _kinds.get(type(value)) or capture.kind(type(value))
     if kind.take is None:
         return value
-    alive, buffers = len(memo.alive), len(memo.buffers)
+    mark = memo.mark()
     memo.argument = path or "value"
     failure: CaptureError | None = None
     try:
         taken = kind.take(value, memo)
     except Exception as error:
-        memo.rollback(alive, buffers)
+        memo.rollback(mark)
         failure = final(error, path)
     if failure is not None:
         # Raised here, and not kept in this frame: as a cycle, error and frame would hold live values and half a copy.
@@ -183,25 +183,6 @@ def size(*values: Any) -> int:
         else:
             stack.extend(kind.parts(value))
     return total
-
-
-def is_big(value: Any) -> bool:
-    """Whether there is anything to count in ``value``: looks until it finds something. TRAINING THREAD."""
-    seen: set[int] = set()
-    stack = [value]
-    while stack:
-        value = stack.pop()
-        kind = _kinds.get(type(value)) or capture.kind(type(value))
-        if kind.heavy:
-            return True
-        if kind.size is None or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if kind.parts is not None:
-            stack.extend(kind.parts(value))
-        elif kind.size(value):
-            return True
-    return False
 
 
 def _registered(cls: type, function: Callable[[Any], Any]) -> Kind:

@@ -35,6 +35,7 @@ def take_script(value: Any, memo: Memo) -> Any:
     """TRAINING THREAD."""
     if id(value) in memo.copies:
         return memo.copies[id(value)]
+    memo.at_once()
     try:
         copied = copy.deepcopy(value)
     except Exception as error:

@@ -20,6 +20,7 @@ from async_trainer.snapshot.sealed import Scope, SealedLeaf, open_value
 _references = capture.references
 _batched: frozenset[type] = frozenset({torch.Tensor, torch.nn.Parameter})
 _foreach_clone: Callable[..., Any] | None = getattr(torch, "_foreach_clone", None)
+_strided = torch.strided
 _no_dispatch: Any = torch._C._disabled_torch_dispatch_impl
 
 
@@ -72,7 +73,7 @@ def clone(value: torch.Tensor) -> torch.Tensor:
 
 def nbytes_of(value: torch.Tensor) -> int:
     """Bytes that a copy of it takes. Any thread; no sync."""
-    if value.layout is torch.strided:
+    if value.layout is _strided:
         nbytes = value.nbytes
         return 0 if nbytes > SMALL and value.is_meta else nbytes
     if value.layout is torch.sparse_coo:
@@ -103,10 +104,11 @@ def fill(sealed: SealedTensor, value: torch.Tensor, nbytes: int, memo: Memo) -> 
     memo.alive.append(value)
     if not value.is_cpu and to_host(sealed, value, nbytes, memo):
         pass
-    elif memo.batch is not None and sealed.cls in _batched:
-        memo.batch.append((sealed, value, nbytes, memo.owner))
+    elif memo.batch is not None and (nbytes > SMALL or (memo.fences is not None and sealed.cls in _batched)):
+        fence = None if memo.fences is None else memo.owner or memo.fences.get(id(value))
+        memo.batch.append((sealed, value, nbytes, fence, memo.argument))
     elif nbytes > SMALL:
-        take_big([(sealed, value, nbytes, None)], memo, overlap=False)
+        take_big([(sealed, value, nbytes, None, memo.argument)], memo)
     else:
         sealed.copied = clone(value)
     if value.__dict__:
@@ -131,31 +133,39 @@ class Batch(AbstractContextManager[None]):
 
     def __init__(self, memo: Memo) -> None:
         self.memo = memo
+        self.fences = memo.fences
         self.outermost = memo.batch is None
 
     def __enter__(self) -> None:
+        memo = self.memo
         if self.outermost:
-            self.memo.batch = []
+            memo.batch = []
+        if memo.fences is None:
+            memo.fences = memo.store.fenced() if memo.store is not None else {}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self.outermost:
-            return
-        batch, self.memo.batch = self.memo.batch or [], None
-        if kind is not None or not batch:
-            return
-        small = [entry for entry in batch if entry[2] <= SMALL]
-        for entry, copied in zip(small, _clone_all([value for _, value, _, _ in small]), strict=True):
+        self.memo.fences = self.fences
+        if self.outermost and kind is None:
+            self.memo.copy_batch()
+        elif self.outermost:
+            self.memo.batch = None
+
+
+def copy_together(batch: Sequence[Entry], memo: Memo) -> None:
+    """Copy what was found. TRAINING THREAD."""
+    small = [entry for entry in batch if entry[2] <= SMALL]
+    if small:
+        for entry, copied in zip(small, _clone_all([entry[1] for entry in small]), strict=True):
             entry[0].copied = copied
-        if len(small) < len(batch):
-            take_big([entry for entry in batch if entry[2] > SMALL], self.memo, overlap=True)
+    if len(small) < len(batch):
+        take_big([entry for entry in batch if entry[2] > SMALL], memo)
 
 
-def take_big(entries: Sequence[Entry], memo: Memo, *, overlap: bool) -> None:
+def take_big(entries: Sequence[Entry], memo: Memo) -> None:
     """Copy big tensors: into the handler's buffers, or into memory of their own. TRAINING THREAD."""
-    rest = copy_big(entries, memo, overlap=overlap)
-    for (sealed, _, nbytes, _), copied in zip(rest, _clone_all([value for _, value, _, _ in rest]), strict=True):
-        sealed.copied = copied
-        memo.hold(_memory(copied), nbytes)
+    for sealed, value, nbytes, _, _ in copy_big(entries, memo):
+        sealed.copied = clone(value)
+        memo.hold(_memory(sealed.copied), nbytes)
 
 
 def _clone_all(values: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -138,16 +138,14 @@ def _take(base: type, dropped: Callable[[str, Any], Any]) -> Callable[[Any, Memo
 
 
 def _take_one(name: str, part: Any, fields: dict[str, Any], memo: Memo) -> None:
-    alive, buffers = len(memo.alive), len(memo.buffers)
-    batch = len(memo.batch or ())
+    mark = memo.mark()
     try:
         fields[name] = leaf(part, memo)
     except Exception as error:
         # What a user's class has besides (a process group, a lock) isn't needed to show its state.
         if name in _NEEDED:
             raise located(error, f".{name}") from None
-        memo.rollback(alive, buffers)
-        del (memo.batch or [])[batch:]
+        memo.rollback(mark)
 
 
 def _of_optimizer(name: str, _: Any) -> Any:
@@ -173,7 +171,7 @@ def _parts(value: torch.optim.Optimizer) -> list[Any]:
 _VIEW = "read-only view"
 
 KINDS: dict[type, Rule] = {
-    torch.optim.Optimizer: Kind(_VIEW, _take(torch.optim.Optimizer, _of_optimizer), size, parts=_parts, heavy=True),
+    torch.optim.Optimizer: Kind(_VIEW, _take(torch.optim.Optimizer, _of_optimizer), size, parts=_parts),
     LRScheduler: Kind(_VIEW, _take(LRScheduler, _of_scheduler)),
     torch.amp.GradScaler: Kind(_VIEW, _take(torch.amp.GradScaler, _of_scaler)),
 }

@@ -6,13 +6,15 @@ import contextlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 
 from async_trainer.errors import ConfigurationError
-from async_trainer.suggest import suggestion
+from async_trainer.suggest import refuse_unknown_options, suggestion
+
+C = TypeVar("C")
 
 
 @contextlib.contextmanager
@@ -25,6 +27,11 @@ def kept_random() -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+def _with_hints(cls: type[C]) -> type[C]:
+    cls.__init__ = refuse_unknown_options(cls.__init__)  # type: ignore[method-assign]
+    return cls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,7 @@ class _Config:
         return cls(**content)
 
 
+@_with_hints
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig(_Config):
     """How a training optimizes.
@@ -82,6 +90,7 @@ class OptimizationConfig(_Config):
                 raise ConfigurationError(f"{name} must be a number above 0, or None for no limit, not {value!r}")
 
 
+@_with_hints
 @dataclass(frozen=True, kw_only=True)
 class ComputationalConfig(_Config):
     """What a run computes on, and how.

@@ -77,6 +77,33 @@ def has_gradients(optimizer: Optimizer) -> bool:
     return any(one.grad is not None for group in optimizer.param_groups for one in group["params"])
 
 
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """Its ``state_dict()``, and the buffers that are left out there (``persistent=False``), but that a training may
+    change."""
+    state = dict(model.state_dict())
+    return state | {_BUFFER + name: buffer for name, buffer in _buffers(model).items() if name not in state}
+
+
+def load_whole_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Make it as :func:`whole_state` found it; a ``state_dict()`` alone leaves the other buffers as they are.
+
+    Raises:
+        RuntimeError, TypeError: it is of another model.
+    """
+    model.load_state_dict({name: value for name, value in state.items() if not name.startswith(_BUFFER)})
+    for name in _buffers(model):
+        if _BUFFER + name in state:
+            owner, _, buffer = name.rpartition(".")
+            setattr(model.get_submodule(owner), buffer, state[_BUFFER + name])
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_buffers(remove_duplicate=False))
+
+
+_BUFFER = "(not in state_dict) "
+
+
 class SupervisedModel(Model):
     """A network that learns targets from inputs.
 

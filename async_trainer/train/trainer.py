@@ -32,7 +32,7 @@ from async_trainer.train.arguments import (
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig, kept_random
 from async_trainer.train.maps import Maps
 from async_trainer.train.metrics import MetricsHandler
-from async_trainer.train.model import Model
+from async_trainer.train.model import Model, load_whole_state, whole_state
 from async_trainer.train.records import describe, recorded, recorded_computational, save_results
 from async_trainer.train.run import Run, TrainingRun
 from async_trainer.train.signals import termination
@@ -233,7 +233,7 @@ class Trainer:
         if self.maps.initial.is_file():
             self._load(self.maps.initial, "initial")
         else:
-            save_weights(self.maps.initial, self.model.state_dict(), {})
+            save_weights(self.maps.initial, whole_state(self.model), {})
         self._to_device(run.computational)
         self.model.train()
         run.optimizers = check_optimizers(self.model.build_optimizers())
@@ -395,6 +395,6 @@ class Trainer:
         weights, _ = load_weights(path)
         self.callbacks.fence()
         try:
-            self.model.load_state_dict(weights)
+            load_whole_state(self.model, weights)
         except (RuntimeError, TypeError) as error:
             raise ConfigurationError(f"model: the weights of {name} ({path}) are of another model: {error}") from error

@@ -27,6 +27,11 @@ def test_an_unknown_event_is_refused_with_the_nearest_one(handlers: Make) -> Non
     assert message_of(lambda: handler.call_event("batch_end")) == (
         f"there is no event 'batch_end'; did you mean 'on_batch_end'? {DECLARE}"
     )
+    positional: Any = handler.call_event
+    assert message_of(lambda: positional("on_epoch_end", {"loss": 1})) == (
+        "call_event takes an event's arguments by keyword: call_event('on_epoch_end', loss=loss); those in a dict as "
+        "**arguments"
+    )
     assert message_of(lambda: handler.call_event("on_zzz")) == f"there is no event 'on_zzz' {DECLARE}"
 
 

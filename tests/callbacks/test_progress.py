@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from async_trainer import CallbacksHandler, TrainerState, background
-from async_trainer.callbacks import Progress
+from async_trainer.callbacks import EarlyStopping, Progress
 from async_trainer.callbacks.progress import _duration
 from async_trainer.errors import ConfigurationError
 from async_trainer.testing import check_callback, play
@@ -118,6 +118,22 @@ def test_without_a_terminal_there_is_a_line_for_each_epoch(clock: Clock) -> None
         "split 1, epoch 2 of 2: loss 0.1, 10 s",
         "trained: 2 epochs, 22 s",
     ]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_last_line_says_why_a_training_was_stopped_early(clock: Clock, told: bool) -> None:
+    out = io.StringIO()
+    run = Run(Progress(file=out), clock, epochs=5)
+    run.handler.add_callbacks([EarlyStopping(patience=1)])
+    run.start()
+    run.state.num_epochs = 5
+    for loss in (0.5, 0.75):
+        run.begin_epoch()
+        run.batch()
+        run.end_epoch({"loss": loss})
+    run.handler.call_event("on_train_end", state=run.state, **({"callbacks": run.handler} if told else {}))
+    why = ": loss has not improved on 0.5 in 1 validation" if told else ""
+    assert out.getvalue().splitlines()[-1] == f"trained: 2 epochs, 6.0 s, stopped early{why}"
 
 
 def test_on_a_terminal_a_line_is_drawn_over_and_the_epochs_stay_above_it(clock: Clock) -> None:

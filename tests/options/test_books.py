@@ -52,7 +52,8 @@ def test_stats_are_immutable_and_print_as_a_table(placement: Placement, handlers
     assert set(rule) == {"-", " "}
     assert rows[0].split() == ["curve", placement, "3", "0", "0", "0", "0", "idle"]
     assert rows[1].split() == ["<bad>", placement, "0", "1", "2", "0", "0", "idle"]
-    assert re.match(r"the loop paid \d\.\d{3} s for 3 captures, and waited 0\.000 s for full queues, ", rows[2])
+    assert re.match(r"the loop paid \d\.\d{3} s for 3 captures, and waited 0\.000 s for full queues,$", rows[2])
+    assert max(map(len, rows)) < 100
     html = stats._repr_html_()
     assert html.startswith("<table><tr><th>lane</th>")
     assert "<td>&lt;bad&gt;</td>" in html

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import random
 from dataclasses import FrozenInstanceError
@@ -34,6 +36,16 @@ def none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_counts_are_whole_numbers_from_one(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} must be a whole number, 1 or more, not {value!r}"):
         OptimizationConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "meant"),
+    [(OptimizationConfig, "epochs", "num_epochs"), (ComputationalConfig, "devise", "device")],
+)
+def test_a_misspelt_option_is_refused_with_a_hint(make: Any, option: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{make.__name__}.. has no option '{option}'; did you mean '{meant}'"):
+        make(**{option: 4})
+    assert list(inspect.signature(make).parameters) == [field.name for field in dataclasses.fields(make)]
 
 
 @pytest.mark.parametrize("name", ["clip_grad_norm", "clip_grad_value"])

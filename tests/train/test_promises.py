@@ -25,6 +25,7 @@ from async_trainer import (
 from async_trainer.callbacks import ModelCheckpoint
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import write_json
+from async_trainer.files.weights import load_weights
 from tests.train.kit import Boom, FailsAt, Recorder, loader, net, split, trainer
 
 
@@ -190,6 +191,44 @@ def net_with_other_weights() -> SupervisedModel:
         for parameter in model.parameters():
             parameter.add_(1)
     return model
+
+
+class Counts(nn.Module):
+    """Counts the batches that it has seen, where no state_dict shows it; and shares the count."""
+
+    def __init__(self, again: Counts | None = None) -> None:
+        super().__init__()
+        seen = torch.zeros(()) if again is None else again.seen
+        self.register_buffer("seen", seen, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += self.training
+        return x
+
+
+def test_each_training_starts_from_the_same_buffers_those_in_no_state_dict_too(tmp_path: Path) -> None:
+    starts: list[float] = []
+
+    class Looks(Callback):
+        def on_train_start(self, *, model: Any, **kwargs: Any) -> None:
+            starts.append(float(model.network[0].seen))
+
+    def counting() -> SupervisedModel:
+        first = Counts()
+        network = nn.Sequential(first, Counts(first), nn.Linear(3, 1))
+        return SupervisedModel(network, nn.MSELoss(), lambda params: torch.optim.SGD(params, lr=0.01))
+
+    study = trainer(tmp_path, [Looks()], model=counting())
+    study.train(split())
+    assert study.model.network[1].seen == 20  # 2 layers, 2 epochs of 5 batches: still one buffer
+    study.train(split(1))
+    assert study.model.network[1].seen == 20
+    other = counting()
+    other.network[0].seen += 7
+    Trainer.from_maps(tmp_path / "maps", model=other, callbacks=[Looks()]).train(split(2))
+    assert starts == [0, 0, 0]
+    checkpoint, _ = load_weights(tmp_path / "maps" / "split-0" / "checkpoints" / "final.pt")
+    assert list(checkpoint) == ["network.2.weight", "network.2.bias"]
 
 
 def test_the_run_s_arguments_may_be_named_by_any_later_hook_as_they_are_then(tmp_path: Path) -> None:
