@@ -27,8 +27,8 @@ class TrainingCheckpoint(Callback):
         every_n_epochs: at the end of each ``every_n_epochs``-th epoch; None: not at epochs.
         every_n_steps: after each ``every_n_steps``-th optimization step, too; None: not at steps.
         keep: how many are kept, 1 or more.
-        deadline: seconds for the background callbacks to come to the cut. Those that haven't are taken as they were last
-            known, and named in the log: a logger that hangs costs no checkpoint.
+        deadline: seconds for the background callbacks to come to the cut. Those that haven't are taken as they were
+            last known, and named in the log: a logger that hangs costs no checkpoint.
         wait: wait each time until it is on disk.
 
     Raises:

@@ -108,8 +108,8 @@ def check_bundle(bundle: Bundle, run: TrainingRun, split: Split) -> None:
     for name in [*there, *here]:
         if name not in there or name not in here or _shape(there[name]) != _shape(here[name]):
             raise ConfigurationError(
-                f"model: the one that was trained is another: {name} is {_described(there, name)} in {bundle.path}, and "
-                f"{_described(here, name)} in the model that was given"
+                f"model: the one that was trained is another: {name} is {_described(there, name)} in {bundle.path}, "
+                f"and {_described(here, name)} in the model that was given"
             )
     was, now = bundle.objects["extra"]["split"], fingerprint(split)
     if was != now:

@@ -22,7 +22,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]
 def test_a_training_interrupted_anywhere_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, uninterrupted: Mapping[str, Any], epoch: int, batch: int
 ) -> None:
-    if (epoch, batch) in ((EPOCHS, 0), (1, 1), (1, 2)):
+    if (epoch, batch) in ((EPOCHS, 0), (1, 1), (1, 2), (1, 3)):
         pytest.skip("nothing to interrupt, or nothing was kept yet")
     interrupted = trainer(tmp_path / "maps", StopsAt(epoch, batch))
     with pytest.raises(Stops):
