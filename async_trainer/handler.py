@@ -495,9 +495,9 @@ class CallbacksHandler:
         from async_trainer.resume.objects import check_objects
 
         check_objects(objects)
-        return self.take_checkpoint(Path(path), lambda: (objects, {}))
+        return self._take_checkpoint(Path(path), lambda: (objects, {}))
 
-    def take_checkpoint(
+    def _take_checkpoint(
         self, folder: Path, content: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]], *, keep: int = 2,
         deadline: float = 60.0, wait: bool = False,
     ) -> Checkpoint:  # fmt: skip
@@ -539,12 +539,12 @@ class CallbacksHandler:
             take()
         return checkpoint
 
-    def settle_checkpoint(self, timeout: float | None) -> None:
+    def _settle_checkpoint(self, timeout: float | None) -> None:
         """Wait for the checkpoint that is under way, if one is."""
         if self._checkpoints is not None:
             self._checkpoints.settle(timeout)
 
-    def hold_in_children(self, descriptor: int) -> None:
+    def _hold_in_children(self, descriptor: int) -> None:
         """Have the processes of lanes hold a descriptor open, until they end."""
         for lane in self._pool.lanes.values():
             if lane.remote is not None:
@@ -582,9 +582,9 @@ class CallbacksHandler:
         self.fence()
         for name, value in objects.items():
             load(value, bundle.objects["objects"][name], name)
-        self.restore_callbacks(bundle)
+        self._restore_callbacks(bundle)
 
-    def restore_callbacks(self, bundle: Any, loader: Any = None) -> None:
+    def _restore_callbacks(self, bundle: Any, loader: Any = None) -> None:
         """The callbacks' part of :meth:`restore`, and the generators'."""
         from async_trainer.resume.rng import put_rng
 

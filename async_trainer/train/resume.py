@@ -46,7 +46,7 @@ class Resumable:
 
     def checkpoint(self, asked: Asked, *, wait: bool | None = None) -> Checkpoint:
         """Take one: within an inline hook, after the event."""
-        return self._handler.take_checkpoint(
+        return self._handler._take_checkpoint(
             self._folder, self.content, keep=asked.keep, deadline=asked.deadline,
             wait=asked.wait if wait is None else wait,
         )  # fmt: skip
@@ -55,7 +55,7 @@ class Resumable:
         """SIGTERM: take one, and wait for it, if they are taken at all."""
         for one in self._handler.attached:
             if getattr(type(one.callback), "takes_checkpoints", False):
-                self._handler.settle_checkpoint(one.callback.deadline)
+                self._handler._settle_checkpoint(one.callback.deadline)
                 self.checkpoint(one.callback, wait=True)
                 return
 
@@ -142,7 +142,7 @@ def go_on(bundle: Bundle, run: TrainingRun, handler: CallbacksHandler) -> None:
     run.epoch_rng = extra["epoch_rng"]
     run.skip = run.state.current_train_batch if extra["loop"]["in_epoch"] else 0
     run.skip_by_state = "loader" in kept
-    handler.restore_callbacks(bundle, run.train_loader)
+    handler._restore_callbacks(bundle, run.train_loader)
     run.cut_rng = bundle.objects["rng"]
 
 
@@ -176,7 +176,7 @@ def locked(folder: SplitMaps) -> Iterator[Callable[[CallbacksHandler], None]]:
                 told = True
                 logger.warning("waiting for a process that still has %s", folder.path)
             time.sleep(LOOK)
-        yield lambda handler: handler.hold_in_children(lock)
+        yield lambda handler: handler._hold_in_children(lock)
     finally:
         fcntl.flock(lock, fcntl.LOCK_UN)  # for the copies that children have, too
         os.close(lock)
