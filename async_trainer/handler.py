@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
@@ -33,6 +35,7 @@ from async_trainer.suggest import refuse_unknown_options, suggestion
 
 if TYPE_CHECKING:
     from async_trainer.process.session import Home
+    from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
 
 logger = logging.getLogger("async_trainer")
 T = TypeVar("T")
@@ -117,6 +120,10 @@ class CallbacksHandler:
         self._stage = "training"
         self._provided: Mapping[str, Any] = MappingProxyType({})  # by the run's start: its later hooks may name it
         self._report: Report | None = None
+        self._checkpoints: Checkpoints | None = None
+        self.resumable: Any = None  # a Trainer's training under way, for TrainingCheckpoint
+        self._inside = False  # inline hooks are running
+        self._wanted: list[Callable[[], None]] = []  # checkpoints that inline hooks have asked for
         self._end = weakref.finalize(self, self._pool.end, abandon=False)  # a dropped handler drains
         self._end.atexit = False  # exits.py does that, with its bounds
         self.add_callbacks(callbacks)
@@ -163,10 +170,20 @@ class CallbacksHandler:
             raise self._pool.failures.to_raise.popleft()  # the loop's to see, not another hook's
         if route.boundary:
             self._enter(route, arguments)
-        for hook in route.inline:
-            self._call_inline(hook, arguments)
+        if route.inline:
+            self._inside = True
+            try:
+                for hook in route.inline:
+                    self._call_inline(hook, arguments)
+            except BaseException:
+                self._wanted.clear()  # the event reaches no lane: no cut could hold it
+                raise
+            finally:
+                self._inside = False
         if route.tasks:
             self._emit(route, arguments)
+        if self._wanted:
+            self._take_wanted()
         if route.boundary and event in RUN_ENDS:
             self._provide({})
 
@@ -385,6 +402,8 @@ class CallbacksHandler:
             TimeoutError, InsideHookError: as for :meth:`flush`.
         """
         report = self.flush(timeout)
+        if self._checkpoints is not None:
+            self._checkpoints.settle(timeout)
         self._raise_at_end(report)
         return report
 
@@ -402,10 +421,14 @@ class CallbacksHandler:
             else:
                 logger.warning("%s", late)
                 exits.had_its_time(self._pool)
+        if self._checkpoints is not None:
+            self._checkpoints.settle(self._pool.shutdown_timeout)
         self._log_at_end()
 
     def _raise_at_end(self, report: Report) -> None:
         error = self._pool.failures.take_to_raise_at_end()
+        if error is None and self._checkpoints is not None:
+            error = self._checkpoints.take_failed()
         if error is not None:
             error.report = report
             raise error
@@ -454,6 +477,134 @@ class CallbacksHandler:
         if barrier.late:
             raise TimeoutError(f"load_state_dict: lanes that have stalled have not loaded: {', '.join(barrier.late)}")
 
+    def checkpoint(self, path: str | os.PathLike[str], /, **objects: Any) -> Checkpoint:
+        """Write all that a run needs to go on from here: the states of ``objects``, of the random generators and of all
+        callbacks, in one cut. Never waits: captured at once, written in the background, and there as a whole when all
+        lanes have passed the cut. Inside an inline hook: captured after the event was pushed, so that the cut holds it.
+
+        ::
+
+            handler.checkpoint("runs/1/resume", model=model, optimizer=optimizer, scheduler=scheduler)
+
+        Args:
+            path: a folder; the two newest checkpoints are kept in it.
+            **objects: what has ``state_dict`` and ``load_state_dict``, or dicts and lists of such.
+
+        Returns:
+            A :class:`Checkpoint`: ``wait()`` for it, or look whether it is ``done``. While one is under way another is
+            skipped, and counted.
+
+        Raises:
+            ConfigurationError: an object has no state.
+        """
+        from async_trainer.resume.objects import check_objects
+
+        check_objects(objects)
+        return self._take_checkpoint(Path(path), lambda: (objects, {}))
+
+    def _take_checkpoint(
+        self, folder: Path, content: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]], *, keep: int = 2,
+        deadline: float = 60.0, wait: bool = False,
+    ) -> Checkpoint:  # fmt: skip
+        """As :meth:`checkpoint`, for who has plain values to keep too, and knows them only at the cut.
+
+        Args:
+            folder: gets the bundle.
+            content: called at the cut: objects with states, and plain values, each by name.
+            keep: how many bundles are kept.
+            deadline: seconds for the lanes to pass the cut; those that have not are taken as they were last known.
+            wait: wait until it is on disk, or has failed.
+        """
+        from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
+
+        self._ensure_started()
+        checkpoint = Checkpoint()
+        checkpoints = self._checkpoints = self._checkpoints or Checkpoints(self._pool)
+
+        def take() -> None:
+            if checkpoints.busy:
+                checkpoints.skipped += 1
+                logger.info("a checkpoint is skipped: the one before is still under way")
+                checkpoint.skip()
+                return
+            objects, extra = content()
+            self._store.watch(objects.values())
+            lanes = {one.name: one.lane.name for one in self._attached.values() if one.lane is not None}
+            counts = {name: self._counts(name) for name in lanes}
+            checkpoints.capture(
+                checkpoint, folder, objects, {**extra, "handler": {"seq": self._pool.seq, "counts": counts}},
+                self.barrier(), lanes, keep=keep, deadline=deadline,
+            )  # fmt: skip
+            if wait:
+                checkpoints.settle(None)
+
+        if self._inside:
+            self._wanted.append(take)
+        else:
+            take()
+        return checkpoint
+
+    def _settle_checkpoint(self, timeout: float | None) -> None:
+        """Wait for the checkpoint that is under way, if one is."""
+        if self._checkpoints is not None:
+            self._checkpoints.settle(timeout)
+
+    def _hold_in_children(self, descriptor: int) -> None:
+        """Have the processes of lanes hold a descriptor open, until they end."""
+        for lane in self._pool.lanes.values():
+            if lane.remote is not None:
+                lane.remote.hold(descriptor)
+
+    def _take_wanted(self) -> None:
+        wanted, self._wanted = self._wanted, []
+        for take in wanted:
+            take()
+
+    def _counts(self, name: str) -> dict[str, dict[str, int]]:
+        """How many events ``every`` has counted, by event and stage."""
+        tasks = [task for route in self._routes.values() if route is not None for task in route.tasks]
+        return {task.name: dict(task.counts) for task in tasks if task.owner.name == name and task.counts}
+
+    def restore(self, path: str | os.PathLike[str], /, **objects: Any) -> None:
+        """Go on from the newest checkpoint in a folder: hand each object and each callback its state, and set the
+        random generators. The training thread; waits for the lanes.
+
+        Raises:
+            ConfigurationError: there is none that is whole; or an object is not in it, or of another kind. Nothing is
+                changed where that can be known before.
+        """
+        from async_trainer.resume.bundles import Bundles
+        from async_trainer.resume.objects import check_objects, load
+
+        check_objects(objects)
+        bundle = Bundles(Path(path)).read()
+        missing = [name for name in objects if name not in bundle.objects["objects"]]
+        if missing:
+            raise ConfigurationError(
+                f"restore: {', '.join(missing)}: not in {bundle.path}; there are: "
+                f"{', '.join(bundle.objects['objects']) or 'none'}"
+            )
+        self.fence()
+        for name, value in objects.items():
+            load(value, bundle.objects["objects"][name], name)
+        self._restore_callbacks(bundle)
+
+    def _restore_callbacks(self, bundle: Any, loader: Any = None) -> None:
+        """The callbacks' part of :meth:`restore`, and the generators'."""
+        from async_trainer.resume.rng import put_rng
+
+        known = {name: state for name, state in bundle.callbacks.items() if name in self._attached}
+        gone = sorted(bundle.callbacks.keys() - known.keys())
+        if gone:
+            logger.warning("restore: there are states of callbacks that aren't there any more: %s", ", ".join(gone))
+        self.load_state_dict(known)
+        kept = bundle.objects["extra"]["handler"]
+        self._pool.seq = kept["seq"]
+        for route in self._routes.values():
+            for task in route.tasks if route is not None else ():
+                task.counts.update(kept["counts"].get(task.owner.name, {}).get(task.name, {}))
+        put_rng(bundle.objects["rng"], loader)
+
     def stats(self) -> Stats:
         """What happened to the events so far, and what that cost the loop: immutable; prints as a table. Any thread."""
         pool = self._pool
@@ -501,7 +652,10 @@ class CallbacksHandler:
         if self._report is None:
             pool = self._pool
             try:
-                self._report = pool.close(timeout, cause)
+                report = pool.close(timeout, cause)
+                if self._checkpoints is not None:
+                    self._checkpoints.settle(timeout)
+                self._report = report
             except (KeyboardInterrupt, SystemExit):  # Ctrl-C again, or a signal handler; close() may be called again
                 logger.warning("closing was interrupted: %s", pool.describe(pool.report()))
                 pool.told = True

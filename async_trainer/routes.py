@@ -70,7 +70,7 @@ class Snapshot:
 class HookTask:
     """One background hook, as the runtime sees it."""
 
-    __slots__ = ("_counts", "essential", "every", "hook", "lane", "name", "owner", "select", "when", "where_called")
+    __slots__ = ("counts", "essential", "every", "hook", "lane", "name", "owner", "select", "when", "where_called")
 
     def __init__(self, hook: Hook, owner: Owner, options: Options, lane: Lane) -> None:
         self.hook = hook
@@ -82,7 +82,7 @@ class HookTask:
         self.every = (options.every or {}).get(hook.event)
         self.when = options.when.get(hook.event) if isinstance(options.when, Mapping) else options.when
         self.select = options.select or {}
-        self._counts: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<HookTask {self.where_called}>"
@@ -95,7 +95,7 @@ class HookTask:
     def wants(self, stage: str, arguments: dict[str, Any]) -> bool:
         """Whether this event is for it. The training thread, on the live arguments."""
         if self.every is not None:
-            count = self._counts[stage] = self._counts.get(stage, 0) + 1
+            count = self.counts[stage] = self.counts.get(stage, 0) + 1
             if count % self.every:
                 return False
         return self.when is None or bool(self.when(**arguments))

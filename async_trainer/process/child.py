@@ -133,6 +133,7 @@ class Child:
         self._targets: dict[str, Any] = {}
         self._plans: dict[int, Plan] = {}
         self._sent_attributes: dict[str, dict[str, int]] = {}
+        self._held: int | None = None
         self._handled = 0
         self._covered = 0
         self._covered_at = self._settled_at = clock()
@@ -155,9 +156,17 @@ class Child:
             for kind, *rest in pickle.loads(frame):
                 if kind == "segment":
                     mapped.add(rest[0], rest[1], descriptors.pop(0))
+                elif kind == "hold":
+                    self._hold(descriptors.pop(0))
                 else:
                     getattr(self, f"_on_{kind}")(*rest)
         self._leave()
+
+    def _hold(self, descriptor: int) -> None:
+        """A lock of the parent's is held until this process has ended: who goes on with its files waits."""
+        if self._held is not None:
+            os.close(self._held)
+        self._held = descriptor
 
     def _on_hello(self, about: Mapping[str, Any]) -> None:
         sys.path[:] = about["path"]

@@ -50,6 +50,8 @@ class Home:
         self._started = False
         self._stateful: set[str] = set()
         self._handles: dict[int, weakref.ref[Any]] = {}
+        self.held: int | None = None  # a descriptor that children hold open
+        self.hold_number = 0
         self.dropped: deque[int] = deque()  # calls whose results nobody refers to any more
 
     def attach(self, one: Attached) -> None:
@@ -82,6 +84,11 @@ class Home:
         if new:
             names = [(one.name, one.owner, tuple(one.hooks)) for one in new]
             self.shipped.append(("callbacks", ship_callbacks([one.callback for one in new]), names))
+
+    def hold(self, descriptor: int) -> None:
+        """Have the children hold a descriptor open, until they end. The training thread."""
+        self.held = descriptor
+        self.hold_number += 1
 
     def keep_while_referred_to(self, handle: Any) -> None:
         """The child keeps what a call has returned while somebody here may refer to it."""
@@ -131,6 +138,7 @@ class HomeSession:
         self._used: dict[int, int] = {}  # parts of segments that the child has, by number
         self._plans: dict[int, tuple[Plan, int, tuple[int, ...]]] = {}
         self._told = 0  # of what was shipped
+        self._holds = 0  # the number of the descriptor that it holds
 
     # ------------------------------------------------------------------------------------------------ to the child
 
@@ -168,6 +176,10 @@ class HomeSession:
     def pack(self, jobs: Sequence[Sent]) -> Frames:
         messages: list[tuple[Any, ...]] = self._news()
         descriptors: list[int] = []
+        if self._home.held is not None and self._holds != self._home.hold_number:
+            self._holds = self._home.hold_number
+            messages.append(("hold",))
+            descriptors.append(self._home.held)
         place = 0
         while place < len(jobs):
             payload, end = jobs[place].job.payload, place

@@ -48,6 +48,16 @@ class Barrier:
 
         return passed
 
+    def taken(self) -> dict[str, Any]:
+        """The states so far. Any thread; never waits.
+
+        Raises:
+            Exception: what a callback's ``state_dict()`` raised.
+        """
+        if self._errors:
+            raise self._errors[0]
+        return dict(self._states)
+
     def wait(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait until all lanes have passed, or only stalled ones have not. Any thread, but not inside a hook.
 
@@ -63,6 +73,4 @@ class Barrier:
             Exception: what a callback's ``state_dict()`` raised.
         """
         self.late = self._pool.wait(lambda: self.pending, timeout, "barrier.wait()")
-        if self._errors:
-            raise self._errors[0]
-        return dict(self._states)
+        return self.taken()

@@ -173,6 +173,24 @@ class Pool(Traffic):
             raise
         return tuple(lane.name for lane in late)
 
+    def watch(self, pending: Callable[[], Collection[Lane]], timeout: float) -> None:
+        """As :meth:`wait`, for a thread that nobody waits for.
+
+        Raises:
+            TimeoutError: some are still pending.
+        """
+        until = clock() + timeout
+
+        def look(now: float) -> float | None:
+            with self._lock:
+                self._rouse_sleepers(now)
+                late = [lane for lane in pending() if not lane.abandoned]
+            if late and now >= until:
+                raise TimeoutError
+            return until - now + TICK if late else None
+
+        self._waiters.wait(look)
+
     def _refuse_inside_hook(self, what: str) -> None:
         if current_lane.get() is not None:
             raise InsideHookError(

@@ -16,12 +16,14 @@ from async_trainer.train.run import Run, TrainingRun, count
 def train(run: TrainingRun) -> None:
     """Train until the last epoch, or until a callback has asked to stop."""
     state, model = run.state, run.model
-    while state.current_epoch < state.num_epochs and not state.should_stop:
-        state.current_epoch += 1
-        state.stage, state.current_train_batch, state.num_train_batches = "training", 0, count(run.train_loader)
+    while run.skip or (state.current_epoch < state.num_epochs and not state.should_stop):
         model.train()
-        run.call(Event.EPOCH_START)
-        for loaded in run.train_loader:
+        if not run.skip:  # else it was resumed in the middle of an epoch
+            state.current_epoch += 1
+            state.stage, state.current_train_batch, state.num_train_batches = "training", 0, count(run.train_loader)
+            run.call(Event.EPOCH_START)
+        run.in_epoch = True
+        for loaded in run.batches():
             state.current_train_batch += 1
             run.call(Event.BATCH_START, batch=loaded)
             batch = to_device(loaded, run.computational)
@@ -35,7 +37,8 @@ def train(run: TrainingRun) -> None:
             if run.step_is_due():
                 optimize(run)
             run.call(Event.BATCH_END)
-            run.termination.act()
+            run.terminate_if_asked()
+        run.in_epoch = False
         if run.accumulated:  # of a loader that had not told how many batches it gives
             run.make_up_for_tail()
             optimize(run)

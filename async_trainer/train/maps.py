@@ -36,6 +36,7 @@ class Maps:
             metrics.tsv                    validation metrics, a row per epoch
             checkpoints/                   best-loss.pt, epoch-3.pt, final.pt
             logs/                          what callbacks write
+            resume/                        what Trainer.resume goes on from
             validation/best-loss/          metrics.tsv, samples.tsv: by Trainer.validate
         test/<group>/split-0_best-loss/    metrics.tsv, samples.tsv: by Trainer.test
 
@@ -211,6 +212,11 @@ class SplitMaps:
         if not self.metrics.is_file():
             raise ConfigurationError(f"split {self.index}: there are no metrics in {self.path}: nothing was validated")
         return read_tsv(self.metrics)
+
+    @property
+    def resume(self) -> Path:
+        """The folder of the resume state, by :class:`TrainingCheckpoint`."""
+        return self.path / "resume"
 
     @property
     def logs(self) -> Path:

@@ -192,6 +192,15 @@ class MetricsHandler:
         self.reset(results=True)
         self._rows = frame.to_dict("records")  # type: ignore[assignment]
 
+    def state_dict(self) -> dict[str, Any]:
+        """The evaluations so far."""
+        return {"rows": [{name: _plain(value) for name, value in row.items()} for row in self._rows]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on with the evaluations of ``state_dict``."""
+        self.reset(results=True)
+        self._rows = [dict(row) for row in state_dict["rows"]]
+
     def _check(self, name: str) -> None:
         if name not in self._metrics:
             self._refuse(name, self.names)
@@ -231,6 +240,10 @@ def _parsed(texts: list[str], *, numbers: bool) -> list[Any]:
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) is not None
+
+
+def _plain(value: Any) -> int | float:
+    return int(value) if isinstance(value, (int, np.integer)) else float(value)
 
 
 def _metric(name: str, metric: Any) -> Metric:

@@ -70,6 +70,23 @@ def recorded(
         raise
 
 
+@contextmanager
+def resumed(folder: SplitMaps, state: TrainerState) -> Iterator[Callable[[], None]]:
+    """``split.json`` again: that the training goes on, and how it ended. Gives a function that says it is finished."""
+    record = folder.read()
+    record = {**record, "status": "running", "resumed": [*record.get("resumed", []), _now()]}
+    write_json(folder.config, record)
+
+    def end(status: str = "finished") -> None:
+        write_json(folder.config, {**record, "status": status, "ended": _now(), "epoch": state.current_epoch})
+
+    try:
+        yield end
+    except BaseException as error:
+        end(f"ended by {type(error).__name__}")
+        raise
+
+
 def recorded_computational(folder: SplitMaps) -> ComputationalConfig:
     """What the split was trained with; where its device isn't there, the default one."""
     config = folder.read()["computational"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from async_trainer.events import Event
+from async_trainer.resume.rng import put_rng, take_rng
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
 from async_trainer.train.maps import Maps
 from async_trainer.train.metrics import MetricsHandler
@@ -52,6 +53,40 @@ class TrainingRun(Run):
     """Batches whose gradients wait for an optimization step."""
     divisor: int = 1
     """What the loss of the last batch was divided by."""
+
+    in_epoch: bool = False
+    """Whether batches of this epoch may still come."""
+    epoch_rng: dict[str, Any] = field(default_factory=dict)
+    """The random generators when the epoch's batches began."""
+    cut_rng: dict[str, Any] = field(default_factory=dict)
+    """The same, at the cut that the training is resumed from."""
+    skip: int = 0
+    """Batches of this epoch that were trained on before the training was resumed."""
+    skip_by_state: bool = False
+    """The loader knows where it was."""
+    at_termination: Callable[[], None] | None = None
+    """Called before SIGTERM ends the training."""
+
+    def batches(self) -> Iterator[Any]:
+        """The training batches of this epoch; of a resumed one, those that are left, as they would have come."""
+        if not self.skip:
+            self.epoch_rng = take_rng(self.train_loader)
+            yield from self.train_loader
+            return
+        left, self.skip = self.skip, 0
+        put_rng(self.epoch_rng, self.train_loader)
+        batches = iter(self.train_loader)
+        if not self.skip_by_state:
+            for _ in zip(range(left), batches, strict=False):
+                pass
+        put_rng(self.cut_rng, self.train_loader)
+        yield from batches
+
+    def terminate_if_asked(self) -> None:
+        """After a training batch: end, if SIGTERM has come."""
+        if self.termination.requested and self.at_termination is not None:
+            self.at_termination()
+        self.termination.act()
 
     def share(self, loss: Loss) -> Loss:
         """The part of ``loss`` that a batch has in its step: the step sees the mean over its batches."""

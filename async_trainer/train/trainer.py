@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event
 from async_trainer.files.weights import load_weights, save_weights
 from async_trainer.handler import CallbacksHandler
+from async_trainer.resume.bundles import Bundle, Bundles
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train import loop
 from async_trainer.train.arguments import (
@@ -30,12 +31,13 @@ from async_trainer.train.arguments import (
     check_split,
 )
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig, kept_random
-from async_trainer.train.maps import Maps
+from async_trainer.train.maps import Maps, SplitMaps
 from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Model, load_whole_state, whole_state
-from async_trainer.train.records import describe, recorded, recorded_computational, save_results
+from async_trainer.train.records import describe, recorded, recorded_computational, resumed, save_results
+from async_trainer.train.resume import Resumable, check_bundle, go_on, locked
 from async_trainer.train.run import Run, TrainingRun
-from async_trainer.train.signals import termination
+from async_trainer.train.signals import Termination, termination
 from async_trainer.train.split import Split
 from async_trainer.train.state import TrainerState, reset
 
@@ -203,29 +205,109 @@ class Trainer:
             termination() as asked,
             computational.applied(),
             recorded(folder, split, computational, run_metrics, self.state) as finished,
+            locked(folder) as hold,
         ):
-            run = TrainingRun(
-                self.model, self.maps, self.state, self.callbacks.call_event, self.callbacks.fence,
-                computational, run_metrics, asked,
-                optimization=self.optimization, train_loader=split.train_loader, val_loader=split.val_loader,
-            )  # fmt: skip
+            hold(self.callbacks)
+            run = self._training(split, computational, run_metrics, asked)
             with self._guarded(run):
                 self._prepare(run)
-                run.call(
-                    Event.TRAIN_START,
-                    split=split,
-                    optimizers=run.optimizers,
-                    grad_scaler=run.grad_scaler,
-                    optimization=run.optimization,
-                    metrics=run.metrics,
-                    callbacks=self.callbacks,
-                    computational=computational,
-                )
+                self._begin(run, split, Event.TRAIN_START)
                 loop.train(run)
-                self._save_final(run)
-                finished()  # before callbacks are told: they may upload what is there
-                run.call(Event.TRAIN_END)
+                self._end(run, finished)
         return run_metrics.df
+
+    def resume(self, split_idx: int, split: Split | None = None) -> pd.DataFrame:
+        """Go on with a training that was interrupted, from the newest resume state that a :class:`TrainingCheckpoint`
+        has left, as if nothing had happened: weights, optimizers, random generators, the order of the data, callbacks.
+
+        Args:
+            split_idx: the index of the split.
+            split: its data, made as it was for :meth:`train`; default: that which this trainer was given then.
+
+        Returns:
+            As :meth:`train`.
+
+        Raises:
+            ConfigurationError: there is nothing to go on from, the training is finished or still running, or the model
+                or the data is another; then nothing was touched.
+            LaneError, BaseException: as for :meth:`train`.
+        """
+        check_open(self.callbacks)
+        self.maps.read()
+        folder = self.maps.split(split_idx)
+        record = folder.read()
+        if record["status"] == "finished":
+            raise ConfigurationError(f"split {split_idx}: its training is finished: there is nothing to resume")
+        split = self._split_to_resume(split_idx, split)
+        run_metrics = self.metrics.subset(record["metrics"])
+        computational = recorded_computational(folder)
+        with termination() as asked, computational.applied(), locked(folder) as hold:
+            bundle = self._bundle(folder)
+            reset(self.state)
+            self.state.called, self.state.split_idx = "train", split_idx
+            run = self._training(split, computational, run_metrics, asked)
+            check_bundle(bundle, run, split)
+            self._splits[split_idx] = split
+            hold(self.callbacks)
+            with resumed(folder, self.state) as finished, self._guarded(run):
+                self._build(run)
+                self._begin(run, split, Event.RESUME)
+                go_on(bundle, run, self.callbacks)
+                self.state.num_epochs = self.optimization.num_epochs
+                loop.train(run)
+                self._end(run, finished)
+        return run_metrics.df
+
+    def _split_to_resume(self, split_idx: int, split: Split | None) -> Split:
+        split = self._splits.get(split_idx) if split is None else split
+        if split is None:
+            raise ConfigurationError(
+                f"split: the data of split {split_idx} can't be read back; give resume({split_idx}, Split(...)), made "
+                "as it was for train()"
+            )
+        check_split(split)
+        if split.index != split_idx:
+            raise ConfigurationError(f"split: this is split {split.index}, and split {split_idx} is to be resumed")
+        return split
+
+    @staticmethod
+    def _bundle(folder: SplitMaps) -> Bundle:
+        bundles = Bundles(folder.resume)
+        if not bundles.paths:
+            raise ConfigurationError(
+                f"split {folder.index}: no resume state was taken: attach a TrainingCheckpoint() to the trainer before "
+                f"train(). To train anew, delete {folder.path}"
+            )
+        return bundles.read()
+
+    def _training(
+        self, split: Split, computational: ComputationalConfig, metrics: MetricsHandler, asked: Termination
+    ) -> TrainingRun:
+        run = TrainingRun(
+            self.model, self.maps, self.state, self.callbacks.call_event, self.callbacks.fence,
+            computational, metrics, asked,
+            optimization=self.optimization, train_loader=split.train_loader, val_loader=split.val_loader,
+        )  # fmt: skip
+        resumable = Resumable(run, self.callbacks, self.maps.split(split.index).resume, split)
+        self.callbacks.resumable, run.at_termination = resumable, resumable.at_termination
+        return run
+
+    def _begin(self, run: TrainingRun, split: Split, event: Event) -> None:
+        run.call(
+            event,
+            split=split,
+            optimizers=run.optimizers,
+            grad_scaler=run.grad_scaler,
+            optimization=run.optimization,
+            metrics=run.metrics,
+            callbacks=self.callbacks,
+            computational=run.computational,
+        )
+
+    def _end(self, run: TrainingRun, finished: Callable[[], None]) -> None:
+        self._save_final(run)
+        finished()  # before callbacks are told: they may upload what is there
+        run.call(Event.TRAIN_END)
 
     def _prepare(self, run: TrainingRun) -> None:
         """The model as it was before any training, on its device, and new optimizers."""
@@ -234,6 +316,10 @@ class Trainer:
             self._load(self.maps.initial, "initial")
         else:
             save_weights(self.maps.initial, whole_state(self.model), {})
+        self._build(run)
+
+    def _build(self, run: TrainingRun) -> None:
+        """The model on its device, and what changes it."""
         self._to_device(run.computational)
         self.model.train()
         run.optimizers = check_optimizers(self.model.build_optimizers())
@@ -251,9 +337,11 @@ class Trainer:
         try:
             yield
         except BaseException as error:
+            self.callbacks.resumable = None
             run.call(Event.EXCEPTION, exception=error)
             self.callbacks.drain(error)
             raise
+        self.callbacks.resumable = None
         self.callbacks.finish()
 
     # ----------------------------------------------------------------------------------------------------- evaluation

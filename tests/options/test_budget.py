@@ -73,6 +73,7 @@ def test_where_the_holders_have_stalled_what_finds_no_room_is_dropped_and_counte
         background(big, placement="thread"), background(rows, placement=placement),
         max_snapshot_bytes=150_000, stall_timeout=0.2,
     )  # fmt: skip
+    handler.state_dict()  # a process has started
     began = time.perf_counter()
     for n in range(20):
         handler.call_event("on_batch_end", n=n, output=array(100_000))

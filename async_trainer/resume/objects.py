@@ -1,0 +1,103 @@
+"""The states of objects with ``state_dict`` and ``load_state_dict``, and of dicts and lists of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from async_trainer.errors import ConfigurationError
+from async_trainer.snapshot.gradients import with_gradients
+
+CAPTURED = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.amp.GradScaler)
+"""They are captured whole, mostly without stopping; their state_dict() is taken from the snapshot."""
+
+
+def check_objects(objects: Mapping[str, Any]) -> None:
+    """Refuse what has no state.
+
+    Raises:
+        ConfigurationError: names it.
+    """
+    for name, value in objects.items():
+        _check(value, name)
+
+
+def _check(value: Any, path: str) -> None:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check(part, f"{path}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for place, part in enumerate(value):
+            _check(part, f"{path}[{place}]")
+    elif not (callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))):
+        raise ConfigurationError(
+            f"checkpoint: {path} is a {type(value).__name__}, without state_dict and load_state_dict; give objects "
+            "that have both, or dicts and lists of them"
+        )
+
+
+def live_values(value: Any) -> Any:
+    """What is to be captured of ``value``: itself, or the state that it says it has. The training thread."""
+    if isinstance(value, Mapping):
+        return {key: live_values(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [live_values(part) for part in value]
+    if isinstance(value, torch.nn.Module):
+        return with_gradients(value) if any(one.grad is not None for one in value.parameters()) else value
+    return value if isinstance(value, CAPTURED) else value.state_dict()
+
+
+def states(value: Any) -> Any:
+    """The states of what was captured. Any thread."""
+    if isinstance(value, torch.nn.Module):
+        state = dict(value.state_dict())
+        return {
+            "state": state,
+            "buffers": {name: one for name, one in value.named_buffers() if name not in state},  # not persistent
+            "gradients": {name: one.grad for name, one in value.named_parameters() if one.grad is not None},
+        }
+    if isinstance(value, CAPTURED):
+        return value.state_dict()
+    if isinstance(value, dict):
+        return {key: states(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [states(part) for part in value]
+    return value
+
+
+def load(value: Any, state: Any, path: str) -> None:
+    """Hand ``state`` to ``value``. The training thread.
+
+    Raises:
+        ConfigurationError: it is of another object.
+    """
+    try:
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                load(part, state[key], f"{path}[{key!r}]")
+        elif isinstance(value, (list, tuple)):
+            for place, part in enumerate(value):
+                load(part, state[place], f"{path}[{place}]")
+        elif isinstance(value, torch.nn.Module):
+            _load_module(value, state)
+        else:
+            value.load_state_dict(state)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"restore: {path}: what was saved is of another {type(value).__name__}: {error}"
+        ) from error
+
+
+def _load_module(value: torch.nn.Module, state: Mapping[str, Any]) -> None:
+    value.load_state_dict(state["state"])
+    with torch.no_grad():
+        for name, one in value.named_buffers():
+            if name in state["buffers"]:
+                one.copy_(state["buffers"][name])
+    gradients = state["gradients"]
+    for name, parameter in value.named_parameters():
+        parameter.grad = gradients[name].to(parameter.device) if name in gradients else None

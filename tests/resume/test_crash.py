@@ -1,0 +1,88 @@
+"""SIGKILL at each step of a commit, and at random moments: every resume works, and no row is lost or doubled."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.resume.kit import difference
+
+Outcome = tuple[dict[str, Any], bytes, int]
+
+
+def start(folder: Path, kill_at: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.resume.child", str(folder), str(kill_at)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(folder: Path, kill_at: int = 0) -> bool:
+    """Whether it came to its end."""
+    with start(folder, kill_at) as child:
+        _, said = child.communicate(timeout=120)
+    assert child.returncode in (0, -9), said
+    return child.returncode == 0
+
+
+def read(folder: Path) -> Outcome:
+    outcome: Outcome = pickle.loads((folder / "outcome").read_bytes())
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(folder)
+    return read(folder)
+
+
+def check(folder: Path, whole: Outcome) -> None:
+    found = read(folder)
+    assert difference(whole[0], found[0]) == []
+    assert found[1] == whole[1]
+
+
+def test_killed_at_some_steps_of_the_disk_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
+    draw = random.Random()
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run(folder, draw.randint(1, whole[2]))
+        assert run(folder)
+        check(folder, whole)
+
+
+@pytest.mark.slow
+def test_killed_at_each_step_of_the_disk_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
+    folder = tmp_path / "steps"
+    folder.mkdir()
+    for step in range(1, whole[2] + 1, 3):
+        run(folder, step)
+    assert run(folder)
+    check(folder, whole)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_goes_on(tmp_path: Path, whole: Outcome, kills: int) -> None:
+    moments, folder, killed = random.Random(), tmp_path, 0
+    while killed < kills:
+        with start(folder) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(moments.uniform(0, 0.5))  # nothing is waited for: it is the moment of the kill
+            child.kill()
+            _, said = child.communicate()
+        assert child.returncode in (0, -9), said
+        killed += 1
+        if (folder / "outcome").exists():  # it was faster
+            check(folder, whole)
+            folder = tmp_path / str(killed)
+            folder.mkdir()
+    assert (folder / "outcome").exists() or run(folder)
+    check(folder, whole)
