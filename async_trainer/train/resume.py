@@ -158,25 +158,35 @@ def locked(folder: SplitMaps) -> Iterator[Callable[[CallbacksHandler], None]]:
     import fcntl
 
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    path = folder.path / "run.lock"
+    until, told = time.monotonic() + LOCK_PATIENCE, False
+    while (lock := _lock(path)) is None:
+        if time.monotonic() > until:
+            raise ConfigurationError(
+                f"split {folder.index} is in use: a process that trains it, or is left of one that did, holds {path}"
+            )
+        if not told:
+            told = True
+            logger.warning("waiting for a process that still has %s", folder.path)
+        time.sleep(LOOK)
     try:
-        until, told = time.monotonic() + LOCK_PATIENCE, False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pass
-            if time.monotonic() > until:
-                raise ConfigurationError(
-                    f"split {folder.index} is in use: a process that trains it, or is left of one that did, holds "
-                    f"{folder.path / 'run.lock'}"
-                )
-            if not told:
-                told = True
-                logger.warning("waiting for a process that still has %s", folder.path)
-            time.sleep(LOOK)
         yield lambda handler: handler._hold_in_children(lock)
     finally:
+        path.unlink(missing_ok=True)
         fcntl.flock(lock, fcntl.LOCK_UN)  # for the copies that children have, too
         os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor of ``path``, locked; None: another process has it."""
+    import fcntl
+
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_ino == os.stat(path).st_ino:  # else who had it has removed it meanwhile
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(lock)
+    return None
