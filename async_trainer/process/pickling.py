@@ -10,7 +10,7 @@ import pickle
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -20,6 +20,7 @@ from async_trainer.snapshot import SMALL
 from async_trainer.snapshot.shared import Block, Mapped, Segments
 
 PROTOCOL = 5
+PARAMETRIZE = "torch.nn.utils.parametrize"
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
@@ -43,7 +44,7 @@ class Definitions:
         except KeyError:
             pass
         number = None if _importable(value) else len(self._held)
-        pickled = None if number is None else cloudpickle.dumps(value, PROTOCOL)
+        pickled = None if number is None else cloudpickle.dumps(Recipe.of(value) or value, PROTOCOL)
         self._numbers[id(key)] = number
         self._held.append(key)
         if number is not None and pickled is not None:
@@ -54,6 +55,30 @@ class Definitions:
         """Those that are to be sent before whatever refers to them."""
         fresh, self.fresh = self.fresh, []
         return fresh
+
+
+class Recipe:
+    """In a pickle, in the place of a class that is made by a function: the child calls it, too."""
+
+    def __init__(self, make: Callable[..., type], *args: Any) -> None:
+        self.parts = make, args
+
+    def __reduce__(self) -> tuple[Callable[..., type], tuple[Any, ...]]:
+        return self.parts
+
+    @classmethod
+    def of(cls, value: Any) -> Recipe | None:
+        """That of ``value``; None: it is no such class."""
+        if not isinstance(value, type):
+            return None
+        if "_view_recipe" in vars(value):
+            from async_trainer.snapshot.views import view_class
+
+            return cls(view_class, *vars(value)["_view_recipe"])
+        if value.__module__ == PARAMETRIZE and value.__base__ is not None and value.__name__.startswith("Parametrized"):
+            names = tuple(name for name, held in vars(value).items() if isinstance(held, property))
+            return cls(parametrized_class, value.__base__, names) if names else None
+        return None
 
 
 def _importable(value: Any) -> bool:
@@ -134,14 +159,10 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         return NotImplemented
 
     def _named(self, obj: Any) -> Any:
-        recipe = vars(obj).get("_view_recipe") if isinstance(obj, type) else None
-        if recipe is not None:
-            from async_trainer.snapshot.views import view_class
-
-            return view_class, recipe
         holds_values = not isinstance(obj, type) and (obj.__closure__ or obj.__defaults__ or obj.__kwdefaults__)
         if self._definitions is None or holds_values:
-            return super().reducer_override(obj)
+            recipe = Recipe.of(obj)
+            return super().reducer_override(obj) if recipe is None else recipe.__reduce__()
         number = self._definitions.number(obj)
         return NotImplemented if number is None else (defined, (number,))
 
@@ -153,8 +174,7 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented
         if live.requires_grad:
             live = live.detach()
-        last = live.ndim == 4 and live.is_contiguous(memory_format=torch.channels_last)
-        if not last and not live.is_contiguous():
+        if not _is_dense(live):
             live = live.contiguous()
         how = (live.dtype, tuple(live.shape), live.stride())
         block = self._block
@@ -199,6 +219,19 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         part = SharedPart(self._segments, block)
         self.parts.append(part)
         return part
+
+
+def _is_dense(live: Any) -> bool:
+    """Whether its elements fill a piece of memory without gaps, each once, in whatever order."""
+    if live.is_contiguous():
+        return True
+    wanted = 1
+    for stride, length in sorted(zip(live.stride(), live.shape, strict=True)):
+        if length != 1:
+            if stride != wanted:
+                return False
+            wanted *= length
+    return True
 
 
 class SharedPart:
@@ -294,6 +327,22 @@ def remade_parameter(data: Any, requires_grad: bool) -> Any:
     import torch
 
     return torch.nn.Parameter(data, requires_grad)
+
+
+def parametrized_class(base: Any, names: tuple[str, ...]) -> type:
+    """The class of modules of class ``base`` whose ``names`` are parametrized. The other end's own leads to its live
+    module, through a closure of a property."""
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    from async_trainer.snapshot.attributes import maker_of
+
+    bare = maker_of(base)()
+    object.__setattr__(bare, "__dict__", dict(vars(nn.Module())))
+    parametrize._inject_new_class(bare)
+    for name in names:
+        parametrize._inject_property(bare, name)
+    return type(bare)
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
