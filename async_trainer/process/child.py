@@ -27,7 +27,7 @@ from async_trainer.callback import Inline, Options
 from async_trainer.errors import CaptureError, EventLostError
 from async_trainer.hooks import find_hooks
 from async_trainer.process import pickling
-from async_trainer.process.pickling import PROTOCOL, Packer, define, mapped, pack_error, unpack
+from async_trainer.process.pickling import PROTOCOL, REMEDY, Packer, define, mapped, pack_error, said_by, unpack
 from async_trainer.routes import Arrangement, HookTask, Plan, Snapshot
 from async_trainer.runtime.failures import Failures, told
 from async_trainer.runtime.job import DISABLE_AFTER, Job, Mark, Owner
@@ -240,7 +240,7 @@ class Child:
         try:
             value = unpack(pickled, buffers)
         except Exception as error:
-            return Refused(f"what it names can't be read in its process ({type(error).__name__}: {error})")
+            return Refused(f"what it names can't be made again in its process ({said_by(error)}): {REMEDY}")
         if isinstance(value, str):
             return Refused(value)
         if len(value) == 2:

@@ -21,6 +21,7 @@ from async_trainer.snapshot.shared import Block, Mapped, Segments
 
 PROTOCOL = 5
 PARAMETRIZE = "torch.nn.utils.parametrize"
+REMEDY = "capture what you need of it, with select={name: function}, or use placement='thread'"
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
@@ -263,10 +264,7 @@ def refuse_live_things(obj: Any, torch: Any) -> None:
         return
     data = torch.utils.data
     if isinstance(obj, (data.DataLoader, data.Sampler, data.Dataset)) or getattr(type(obj), "stays_here", False):
-        raise CaptureError(
-            f"a {type(obj).__name__} can't be sent to a process: capture what you need of it, with "
-            "select={name: function}, or use placement='thread'"
-        )
+        raise CaptureError(f"a {type(obj).__name__} can't be sent to a process: {REMEDY}")
 
 
 # ------------------------------------------------------------------------------------------------------ the other end

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from async_trainer.attach import Attached
 from async_trainer.errors import CaptureError
-from async_trainer.process.pickling import PROTOCOL, Definitions, Packer, SharedPart, unpack_error
+from async_trainer.process.pickling import PROTOCOL, REMEDY, Definitions, Packer, SharedPart, unpack_error
 from async_trainer.process.ship import ship, ship_callbacks
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
@@ -278,9 +278,9 @@ class HomeSession:
             try:
                 packer.pack(value)
             except Exception as why:
-                reason = str(why) if isinstance(why, CaptureError) else f"it can't be sent to a process ({why})"
+                reason = str(why) if isinstance(why, CaptureError) else f"can't be sent to a process ({why}): {REMEDY}"
                 return f"{name}: {reason}"
-        return f"it can't be sent to a process ({type(error).__name__}: {error})"
+        return f"it can't be sent to a process ({type(error).__name__}: {error}); {REMEDY}"
 
     def visit(self, mark: Mark) -> bytes:
         visit = mark.visit
