@@ -5,6 +5,7 @@ Pickles are only read from the socket to a child that was started here, or to th
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
+from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from async_trainer.errors import CaptureError, ElsewhereError, LaneError
 from async_trainer.snapshot import SMALL
@@ -23,6 +25,45 @@ PROTOCOL = 5
 PARAMETRIZE = "torch.nn.utils.parametrize"
 REMEDY = "capture what you need of it, with select={name: function}, or use placement='thread'"
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
+class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+    """As cloudpickle's, and what is of a module that another process can't find (loaded from a path, made by hand)
+    goes by value, too."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.FunctionType and not findable(obj.__module__):
+            return self._dynamic_function_reduce(obj)
+        if isinstance(obj, type) and not findable(obj.__module__):
+            return _dynamic_class_reduce(obj)
+        return super().reducer_override(obj)
+
+
+def dumps(subject: Any, pickler: type[ByValue] = ByValue) -> bytes:
+    """The pickle of something that is sent once, whatever its class."""
+    file = io.BytesIO()
+    pickler(file, PROTOCOL).dump(subject)
+    return file.getvalue()
+
+
+@functools.cache
+def findable(module: Any) -> bool:
+    """Whether another process with this one's ``sys.path`` can import ``module``."""
+    if not isinstance(module, str) or module == "__main__" or module in sys.builtin_module_names:
+        return True  # cloudpickle sees to __main__
+    parent, _, _ = module.rpartition(".")
+    if parent and not findable(parent):
+        return False
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    if parent and path is None:
+        return True  # some attribute of its parent, put into sys.modules
+    for finder in sys.meta_path:
+        try:
+            if finder.find_spec(module, path) is not None:
+                return True
+        except Exception:  # a finder that some library has put there
+            continue
+    return False
 
 
 class Definitions:
@@ -45,7 +86,7 @@ class Definitions:
         except KeyError:
             pass
         number = None if _importable(value) else len(self._held)
-        pickled = None if number is None else cloudpickle.dumps(Recipe.of(value) or value, PROTOCOL)
+        pickled = None if number is None else dumps(Recipe.of(value) or value)
         self._numbers[id(key)] = number
         self._held.append(key)
         if number is not None and pickled is not None:
@@ -84,7 +125,7 @@ class Recipe:
 
 def _importable(value: Any) -> bool:
     module = getattr(value, "__module__", None)
-    if not isinstance(module, str) or module == "__main__" or module.startswith("__mp_main__"):
+    if not isinstance(module, str) or module == "__main__" or module.startswith("__mp_main__") or not findable(module):
         return False
     by_value = cloudpickle.list_registry_pickle_by_value()
     if any(module == name or module.startswith(f"{name}.") for name in by_value):
@@ -95,7 +136,7 @@ def _importable(value: Any) -> bool:
     return found is value
 
 
-class Packer(cloudpickle.Pickler):  # type: ignore[misc]
+class Packer(ByValue):
     """Pickles values, one after the other, each on its own.
 
     Args:
