@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import sys
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from async_trainer.attach import Attached
 from async_trainer.errors import CaptureError
-from async_trainer.process.pickling import PROTOCOL, REMEDY, Definitions, Packer, SharedPart, unpack_error
+from async_trainer.process.pickling import PROTOCOL, REMEDY, Definitions, Packer, SharedPart, dumps, unpack_error
 from async_trainer.process.ship import ship, ship_callbacks
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
@@ -101,7 +102,7 @@ class Home:
         import subprocess
 
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        return [sys.executable, *flags, "-m", "async_trainer.process.child"]
+        return [sys.executable, "-P", *flags, "-m", "async_trainer.process.child"]
 
     def environment(self) -> dict[str, str]:
         # It has one torch thread, unless somebody asks for more: the cores are the training's.
@@ -114,6 +115,17 @@ class Home:
 
     def session(self) -> HomeSession:
         return HomeSession(self, self.lane)
+
+
+def _warning_filters() -> list[bytes]:
+    """Those of this process, each on its own: a category may be of a class that the child can't import."""
+    pickled = []
+    for one in warnings.filters:
+        try:
+            pickled.append(dumps(one))
+        except Exception:  # of a class that can't be sent at all
+            continue
+    return pickled
 
 
 def _has_state(callback: Any) -> bool:
@@ -146,7 +158,8 @@ class HomeSession:
             if isinstance(one, logging.Logger) and one.level
         }
         about = {
-            "path": list(sys.path), "argv": list(sys.argv), "lane": self._lane.name, "level": root.level,
+            "path": list(sys.path), "argv": list(sys.argv), "pythonpath": os.environ.get("PYTHONPATH"),
+            "warnings": _warning_filters(), "lane": self._lane.name, "level": root.level,
             "levels": levels, "deadline": self._pool.shutdown_timeout, "async": self._is_async,
         }  # fmt: skip
         return [
