@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from async_trainer import ComputationalConfig, Maps, OptimizationConfig, TrainerState
+from async_trainer import ComputationalConfig, OptimizationConfig, TrainerState
 from async_trainer.snapshot import Memo, Scope, open_value, take
 from tests.nets import seeded
 from tests.same import same
@@ -124,7 +124,9 @@ TENSORS = {
         torch.arange(60_000.0).view(1, 3, 100, 200).to(memory_format=torch.channels_last)
     ),
     "channels last 3d": lambda: torch.ones(1, 2, 3, 4, 5).to(memory_format=torch.channels_last_3d),
-    "big, channels last 3d": lambda: torch.arange(60_000.0).view(1, 2, 3, 100, 100).to(memory_format=torch.channels_last_3d),
+    "big, channels last 3d": lambda: (
+        torch.arange(60_000.0).view(1, 2, 3, 100, 100).to(memory_format=torch.channels_last_3d)
+    ),
     "transposed": lambda: torch.arange(6.0).view(2, 3).t(),
     "big, transposed": lambda: torch.arange(60_000.0).view(200, 300).t(),
     "big, a view with steps": lambda: torch.arange(120_000.0)[::2],

@@ -173,7 +173,7 @@ def test_an_exception_that_its_arguments_do_not_make_arrives(court: Court) -> No
     court.judge(judges.Awkward(3, reason="full"), judges.an_awkward_exception)
 
 
-# ------------------------------------------------------------------------------------------------------------ big values
+# -------------------------------------------------------------------------------------------------------- big values
 
 
 def test_big_values_are_read_where_the_parent_has_put_them(court: Court) -> None:
