@@ -233,7 +233,9 @@ class Child:
 
     def _on_object(self, name: str, pickled: bytes, made: bool, owner: Owner) -> None:
         from async_trainer.process.calls import Target
+        from async_trainer.proxy.handle import Returned
 
+        Returned.known = self._targets
         self._targets[name] = Target(name, pickled, made, owner)
 
     def _on_define(self, number: int, pickled: bytes) -> None:
@@ -294,7 +296,7 @@ class Child:
 
         _, name, number, source, path, action = key
         target = self._targets[name]
-        held = CallHere(target, number, source, path, action, self._targets, self.is_async)
+        held = CallHere(target, number, source, path, action, self.is_async)
         return Task(self, held, target.owner)
 
     def _on_load(self, pickled: bytes) -> None:
