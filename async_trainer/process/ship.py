@@ -115,4 +115,6 @@ class Shipper(ByValue):
     def reducer_override(self, obj: Any) -> Any:
         if fires_events(obj):
             raise TypeError("a handler, or a proxy that it made, fires events in the process that it belongs to")
+        if getattr(type(obj), "stays_here", False):
+            raise TypeError("it needs what is in the process of the training")
         return super().reducer_override(obj)
