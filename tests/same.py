@@ -100,7 +100,7 @@ def _same_structure(a: Any, b: Any, seen: Seen) -> bool:
     elif isinstance(a, float) and a != a:
         return b != b
     elif isinstance(a, types.FunctionType | types.MethodType):
-        return a.__code__ is b.__code__
+        return bool(a.__code__ == b.__code__)
     elif not hasattr(a, "__dict__") and not dataclasses.is_dataclass(a):
         return bool(a == b)
     mine, other = _attributes(a), _attributes(b)

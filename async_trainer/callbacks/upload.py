@@ -57,6 +57,8 @@ class Upload(Callback):
             training: no folder is given, and the run has no maps.
     """
 
+    stays_here = True  # in no process of its own: it stages on the training thread, and waits for other lanes
+
     @refuse_unknown_options
     def __init__(
         self,

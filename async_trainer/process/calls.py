@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from async_trainer.errors import AsyncTrainerError, CaptureError, ConfigurationError, StandInError
+from async_trainer.process.pickling import said_by
 from async_trainer.proxy.call import ACTIONS
-from async_trainer.proxy.handle import Returned, Unsent
+from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Uncaptured
 from async_trainer.runtime.job import Job, Owner
 from async_trainer.snapshot import Scope, open_value
@@ -22,17 +23,22 @@ class Target:
     def __init__(self, name: str, pickled: bytes, made: bool, owner: Owner) -> None:
         self.name = name
         self.owner = owner
-        self._pickled: bytes | None = pickled
-        self._made = made
+        self._made = made  # by a function, which is there until it has made it
         self._held: Any = None
+        self._why: Exception | None = None
+        try:
+            self._held = pickle.loads(pickled)
+        except Exception as error:
+            self._why = ConfigurationError(f"{name} can't be made again in its process ({said_by(error)})")
         self.results: dict[int, Any] = {}
 
     def root(self) -> Any:
         """The object; made by the first call. The lane's thread."""
-        if self._pickled is not None:
-            held = pickle.loads(self._pickled)
-            self._held = held() if self._made else held
-            self._pickled = None
+        if self._why is not None:
+            raise self._why
+        if self._made:
+            self._held = self._held()
+            self._made = False
         return self._held
 
     def result(self, number: int) -> Any:
@@ -67,14 +73,13 @@ class CallHere:
 
     def __init__(
         self, target: Target, number: int, source: int | None, path: tuple[str, ...], action: str,
-        targets: Mapping[str, Target], is_async: bool,
+        is_async: bool,
     ) -> None:  # fmt: skip
         self._target = target
         self._number = number
         self._source = source
         self._path = path
         self._action = ACTIONS[action]
-        self._targets = targets
         self._is_async = is_async
         self.name = ".".join(path) or "__call__"
         self.title = f"{target.name}.{self.name}"
@@ -106,13 +111,6 @@ class CallHere:
     def _opened(self, value: Any, scope: Scope) -> Any:
         if type(value) is Uncaptured:
             raise CaptureError(f"{self.title}: {value.error}") from value.error.__cause__
-        if isinstance(value, Returned):
-            if value.home not in self._targets:
-                raise StandInError(
-                    f"what a call of {value.home} returned is known in its own lane only: wait() for it first, or give "
-                    "both the same lane="
-                )
-            return self._targets[value.home].result(value.number)
         return open_value(value, scope)
 
     async def _awaited(self, result: Any, scope: Scope) -> Any:

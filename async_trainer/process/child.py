@@ -7,6 +7,7 @@ connection does, after handling what it was sent, within the deadline that the p
 
 from __future__ import annotations
 
+import copy
 import logging
 import logging.handlers
 import os
@@ -24,16 +25,17 @@ from typing import Any
 
 from async_trainer.attach import Attached
 from async_trainer.callback import Inline, Options
-from async_trainer.errors import CaptureError, EventLostError
+from async_trainer.errors import CaptureError, ConfigurationError, EventLostError
 from async_trainer.hooks import find_hooks
 from async_trainer.process import pickling
-from async_trainer.process.pickling import PROTOCOL, Packer, define, mapped, pack_error, unpack
+from async_trainer.process.pickling import PROTOCOL, REMEDY, Packer, define, mapped, pack_error, said_by, unpack
 from async_trainer.routes import Arrangement, HookTask, Plan, Snapshot
 from async_trainer.runtime.failures import Failures, told
 from async_trainer.runtime.job import DISABLE_AFTER, Job, Mark, Owner
 from async_trainer.runtime.lane import Ending, Lane
 from async_trainer.runtime.pool import Pool
 from async_trainer.runtime.wire import Wire
+from async_trainer.snapshot.attributes import fields_of, filled_slots
 from async_trainer.states import Visit
 
 QUIET = 0.05  # s: without work, before a state is sent
@@ -109,6 +111,26 @@ class HookHere:
         """Nobody waits for what a hook returns."""
 
 
+class Missing:
+    """In the place of a hook whose callback could not be made again here: each of its events fails, and says why."""
+
+    def __init__(self, callback: str, event: str, why: str) -> None:
+        self.name = event
+        self._task = self
+        self._why = (
+            f"{callback}.{event}: its callback can't be made again in its process ({why}); use placement='thread'"
+        )
+
+    def call(self, job: Job, attempt: int) -> Any:
+        raise ConfigurationError(self._why)
+
+    def retriable(self, error: BaseException) -> bool:
+        return False
+
+    def finished(self, result: Any) -> None:
+        """It has none."""
+
+
 class Refused:
     """In a payload's place: it could not be sent, or not be read."""
 
@@ -178,6 +200,7 @@ class Child:
         for name, level in about["levels"].items():
             logging.getLogger(name).setLevel(level)
         root.addHandler(ToParent(self))
+        _set_warning_filters(about["warnings"])
         self.pool = Pool(
             max_workers=sys.maxsize, max_bytes=sys.maxsize, stall_timeout=float("inf"), switch_interval=None,
             shutdown_timeout=self.deadline, synchronous=False,
@@ -201,7 +224,14 @@ class Child:
         self._visit_with(None, passed)
 
     def _on_callbacks(self, pickled: bytes, names: list[tuple[str, Owner, tuple[str, ...]]]) -> None:
-        for callback, (name, owner, events) in zip(pickle.loads(pickled), names, strict=True):
+        try:
+            callbacks = pickle.loads(pickled)
+        except Exception as error:
+            for name, owner, events in names:
+                for event in events:
+                    self._tasks["hook", name, event] = Task(self, Missing(name, event, said_by(error)), owner)
+            return
+        for callback, (name, owner, events) in zip(callbacks, names, strict=True):
             self._attach(callback, name, owner, events)
 
     def _attach(self, callback: Any, name: str, owner: Owner, events: tuple[str, ...]) -> None:
@@ -217,7 +247,9 @@ class Child:
 
     def _on_object(self, name: str, pickled: bytes, made: bool, owner: Owner) -> None:
         from async_trainer.process.calls import Target
+        from async_trainer.proxy.handle import Returned
 
+        Returned.known = self._targets
         self._targets[name] = Target(name, pickled, made, owner)
 
     def _on_define(self, number: int, pickled: bytes) -> None:
@@ -256,7 +288,7 @@ class Child:
         try:
             value = unpack(pickled, buffers)
         except Exception as error:
-            return Refused(f"what it names can't be read in its process ({type(error).__name__}: {error})")
+            return Refused(f"what it names can't be made again in its process ({said_by(error)}): {REMEDY}")
         if isinstance(value, str):
             return Refused(value)
         if len(value) == 2:
@@ -278,13 +310,14 @@ class Child:
 
         _, name, number, source, path, action = key
         target = self._targets[name]
-        held = CallHere(target, number, source, path, action, self._targets, self.is_async)
+        held = CallHere(target, number, source, path, action, self.is_async)
         return Task(self, held, target.owner)
 
     def _on_load(self, pickled: bytes) -> None:
         """The state to go on from, as an earlier child has sent it."""
         states = pickle.loads(pickled)
-        self._visit_with(Visit("load", tuple(self._attached[name] for name in states), states), self._ignore)
+        ones = tuple(self._attached[name] for name in states if name in self._attached)
+        self._visit_with(Visit("load", ones, states), self._ignore)
 
     def _on_visit(self, how: str | None, pickled: bytes) -> None:
         states = unpack(pickled)
@@ -457,6 +490,20 @@ class Child:
             self._visit_with(None, passed)
 
 
+def _set_warning_filters(pickled: list[bytes]) -> None:
+    """As in the parent: what was silenced there is silent here."""
+    warnings.resetwarnings()
+    for one in reversed(pickled):
+        try:
+            action, message, category, module, line = pickle.loads(one)
+        except Exception:  # of a class that can't be imported here
+            continue
+        text, where = (
+            pattern if pattern is None or isinstance(pattern, str) else pattern.pattern for pattern in (message, module)
+        )
+        warnings.filterwarnings(action, text or "", category, where or "", line)
+
+
 DELIVERED: tuple[Any, ...] = ("settled", Ending.DELIVERED.value, 1, 1, None, None)
 
 
@@ -470,7 +517,8 @@ def _packed(result: Any) -> tuple[str, bytes | None]:
 def _pickled_attributes(callback: Any) -> dict[str, bytes]:
     """The attributes of a callback that can be sent back."""
     pickled: dict[str, bytes] = {}
-    for name, value in list(getattr(callback, "__dict__", {}).items()):
+    slots = [(slot.__name__, value) for slot, value in filled_slots(callback)]
+    for name, value in [*(fields_of(callback) or {}).items(), *slots]:
         try:
             pickled[name] = Packer().pack(value)[0]
         except Exception:  # a file, a connection: it stays here
@@ -485,6 +533,15 @@ class ToParent(logging.handlers.QueueHandler):
         super().__init__(None)  # type: ignore[arg-type]
         self._child = child
 
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        # As QueueHandler's, save that a traceback stays apart: the parent's formatters decide where it goes.
+        made = copy.copy(record)
+        made.msg = made.message = record.getMessage()
+        made.args = made.exc_info = None
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            made.exc_text = logging.Formatter().formatException(record.exc_info)
+        return made
+
     def enqueue(self, record: logging.LogRecord) -> None:
         fields = {name: held for name, held in vars(record).items() if isinstance(held, pickling.PLAIN)}
         self._child.say(("log", fields))
@@ -497,6 +554,6 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)  # what it prints is not lost when it dies
+            stream.reconfigure(line_buffering=True, write_through=True)  # what it prints is not lost when it dies
     end = socket.socket(fileno=int(sys.argv.pop()))
     Child(Wire(end)).run()

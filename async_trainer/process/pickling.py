@@ -5,22 +5,65 @@ Pickles are only read from the socket to a child that was started here, or to th
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
+from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from async_trainer.errors import CaptureError, ElsewhereError, LaneError
 from async_trainer.snapshot import SMALL
 from async_trainer.snapshot.shared import Block, Mapped, Segments
 
 PROTOCOL = 5
+PARAMETRIZE = "torch.nn.utils.parametrize"
+REMEDY = "capture what you need of it, with select={name: function}, or use placement='thread'"
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
+class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+    """As cloudpickle's, and what is of a module that another process can't find (loaded from a path, made by hand)
+    goes by value, too."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.FunctionType and not findable(obj.__module__):
+            return self._dynamic_function_reduce(obj)
+        if isinstance(obj, type) and not findable(obj.__module__):
+            return _dynamic_class_reduce(obj)
+        return super().reducer_override(obj)
+
+
+def dumps(subject: Any, pickler: type[ByValue] = ByValue) -> bytes:
+    """The pickle of something that is sent once, whatever its class."""
+    file = io.BytesIO()
+    pickler(file, PROTOCOL).dump(subject)
+    return file.getvalue()
+
+
+@functools.cache
+def findable(module: Any) -> bool:
+    """Whether another process with this one's ``sys.path`` can import ``module``."""
+    if not isinstance(module, str) or module == "__main__" or module in sys.builtin_module_names:
+        return True  # cloudpickle sees to __main__
+    parent, _, _ = module.rpartition(".")
+    if parent and not findable(parent):
+        return False
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    if parent and path is None:
+        return True  # some attribute of its parent, put into sys.modules
+    for finder in sys.meta_path:
+        try:
+            if finder.find_spec(module, path) is not None:
+                return True
+        except Exception:  # a finder that some library has put there
+            continue
+    return False
 
 
 class Definitions:
@@ -43,7 +86,7 @@ class Definitions:
         except KeyError:
             pass
         number = None if _importable(value) else len(self._held)
-        pickled = None if number is None else cloudpickle.dumps(value, PROTOCOL)
+        pickled = None if number is None else dumps(Recipe.of(value) or value)
         self._numbers[id(key)] = number
         self._held.append(key)
         if number is not None and pickled is not None:
@@ -56,9 +99,33 @@ class Definitions:
         return fresh
 
 
+class Recipe:
+    """In a pickle, in the place of a class that is made by a function: the child calls it, too."""
+
+    def __init__(self, make: Callable[..., type], *args: Any) -> None:
+        self.parts = make, args
+
+    def __reduce__(self) -> tuple[Callable[..., type], tuple[Any, ...]]:
+        return self.parts
+
+    @classmethod
+    def of(cls, value: Any) -> Recipe | None:
+        """That of ``value``; None: it is no such class."""
+        if not isinstance(value, type):
+            return None
+        if "_view_recipe" in vars(value):
+            from async_trainer.snapshot.views import view_class
+
+            return cls(view_class, *vars(value)["_view_recipe"])
+        if value.__module__ == PARAMETRIZE and value.__base__ is not None and value.__name__.startswith("Parametrized"):
+            names = tuple(name for name, held in vars(value).items() if isinstance(held, property))
+            return cls(parametrized_class, value.__base__, names) if names else None
+        return None
+
+
 def _importable(value: Any) -> bool:
     module = getattr(value, "__module__", None)
-    if not isinstance(module, str) or module == "__main__" or module.startswith("__mp_main__"):
+    if not isinstance(module, str) or module == "__main__" or module.startswith("__mp_main__") or not findable(module):
         return False
     by_value = cloudpickle.list_registry_pickle_by_value()
     if any(module == name or module.startswith(f"{name}.") for name in by_value):
@@ -69,7 +136,7 @@ def _importable(value: Any) -> bool:
     return found is value
 
 
-class Packer(cloudpickle.Pickler):  # type: ignore[misc]
+class Packer(ByValue):
     """Pickles values, one after the other, each on its own.
 
     Args:
@@ -135,14 +202,10 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         return NotImplemented
 
     def _named(self, obj: Any) -> Any:
-        recipe = vars(obj).get("_view_recipe") if isinstance(obj, type) else None
-        if recipe is not None:
-            from async_trainer.snapshot.views import view_class
-
-            return view_class, recipe
         holds_values = not isinstance(obj, type) and (obj.__closure__ or obj.__defaults__ or obj.__kwdefaults__)
         if self._definitions is None or holds_values:
-            return super().reducer_override(obj)
+            recipe = Recipe.of(obj)
+            return super().reducer_override(obj) if recipe is None else recipe.__reduce__()
         number = self._definitions.number(obj)
         return NotImplemented if number is None else (defined, (number,))
 
@@ -154,8 +217,7 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented
         if live.requires_grad:
             live = live.detach()
-        last = live.ndim == 4 and live.is_contiguous(memory_format=torch.channels_last)
-        if not last and not live.is_contiguous():
+        if not _is_dense(live):
             live = live.contiguous()
         how = (live.dtype, tuple(live.shape), live.stride())
         block = self._block
@@ -210,6 +272,19 @@ class Packer(cloudpickle.Pickler):  # type: ignore[misc]
         return part
 
 
+def _is_dense(live: Any) -> bool:
+    """Whether its elements fill a piece of memory without gaps, each once, in whatever order."""
+    if live.is_contiguous():
+        return True
+    wanted = 1
+    for stride, length in sorted(zip(live.stride(), live.shape, strict=True)):
+        if length != 1:
+            if stride != wanted:
+                return False
+            wanted *= length
+    return True
+
+
 class SharedPart:
     """A part of a segment that is on its way to a child; there, the view of it."""
 
@@ -239,10 +314,7 @@ def refuse_live_things(obj: Any, torch: Any) -> None:
         return
     data = torch.utils.data
     if isinstance(obj, (data.DataLoader, data.Sampler, data.Dataset)) or getattr(type(obj), "stays_here", False):
-        raise CaptureError(
-            f"a {type(obj).__name__} can't be sent to a process: capture what you need of it, with "
-            "select={name: function}, or use placement='thread'"
-        )
+        raise CaptureError(f"a {type(obj).__name__} can't be sent to a process: {REMEDY}")
 
 
 # ------------------------------------------------------------------------------------------------------ the other end
@@ -303,6 +375,22 @@ def remade_parameter(data: Any, requires_grad: bool) -> Any:
     import torch
 
     return torch.nn.Parameter(data, requires_grad)
+
+
+def parametrized_class(base: Any, names: tuple[str, ...]) -> type:
+    """The class of modules of class ``base`` whose ``names`` are parametrized. The other end's own leads to its live
+    module, through a closure of a property."""
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    from async_trainer.snapshot.attributes import maker_of
+
+    bare = maker_of(base)()
+    object.__setattr__(bare, "__dict__", dict(vars(nn.Module())))
+    parametrize._inject_new_class(bare)
+    for name in names:
+        parametrize._inject_property(bare, name)
+    return type(bare)
 
 
 # ------------------------------------------------------------------------------------------------------------- errors

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import sys
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from async_trainer.attach import Attached
 from async_trainer.errors import CaptureError
-from async_trainer.process.pickling import PROTOCOL, Definitions, Packer, SharedPart, unpack_error
+from async_trainer.process.pickling import PROTOCOL, REMEDY, Definitions, Packer, SharedPart, dumps, unpack_error
 from async_trainer.process.ship import ship, ship_callbacks
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
@@ -119,6 +120,17 @@ class Home:
         return HomeSession(self, self.lane)
 
 
+def _warning_filters() -> list[bytes]:
+    """Those of this process, each on its own: a category may be of a class that the child can't import."""
+    pickled = []
+    for one in warnings.filters:
+        try:
+            pickled.append(dumps(one))
+        except Exception:  # of a class that can't be sent at all
+            continue
+    return pickled
+
+
 def _has_state(callback: Any) -> bool:
     from async_trainer.callback import Callback
 
@@ -150,7 +162,8 @@ class HomeSession:
             if isinstance(one, logging.Logger) and one.level
         }
         about = {
-            "path": list(sys.path), "argv": list(sys.argv), "lane": self._lane.name, "level": root.level,
+            "path": list(sys.path), "argv": list(sys.argv),
+            "warnings": _warning_filters(), "lane": self._lane.name, "level": root.level,
             "levels": levels, "deadline": self._pool.shutdown_timeout, "async": self._is_async,
         }  # fmt: skip
         return [
@@ -286,9 +299,9 @@ class HomeSession:
             try:
                 packer.pack(value)
             except Exception as why:
-                reason = str(why) if isinstance(why, CaptureError) else f"it can't be sent to a process ({why})"
+                reason = str(why) if isinstance(why, CaptureError) else f"can't be sent to a process ({why}): {REMEDY}"
                 return f"{name}: {reason}"
-        return f"it can't be sent to a process ({type(error).__name__}: {error})"
+        return f"it can't be sent to a process ({type(error).__name__}: {error}); {REMEDY}"
 
     def visit(self, mark: Mark) -> bytes:
         visit = mark.visit

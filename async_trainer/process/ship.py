@@ -1,16 +1,15 @@
-"""Sending a callback to a child process, with its state; or saying what stands in the way."""
+"""Sending a callback to a child process: once, with its state; where that can't be, saying what stands in the way."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
-import cloudpickle
-
 from async_trainer.callback import label
 from async_trainer.errors import ConfigurationError
-from async_trainer.process.pickling import PROTOCOL
+from async_trainer.process import pickling
+from async_trainer.process.pickling import ByValue
+from async_trainer.proxy.unanswered import Unanswered
 from async_trainer.runtime.placement.process import supported
 from async_trainer.snapshot.attributes import fields_of, filled_slots
 
@@ -72,9 +71,14 @@ def _parts(subject: Any) -> Iterator[tuple[str, Any]]:
                 yield f" (its {name})", cell.cell_contents
             except ValueError:
                 continue
-    elif not isinstance(subject, type):
+    elif not isinstance(subject, type) and not fires_events(subject):
         yield from ((f".{name}", part) for name, part in list((fields_of(subject) or {}).items()))
         yield from ((f".{slot.__name__}", part) for slot, part in filled_slots(subject))
+
+
+def fires_events(subject: Any) -> bool:
+    """Whether it is a handler, or a proxy or handle that one has made."""
+    return getattr(type(subject), "_fires_events", False) or issubclass(type(subject), Unanswered)
 
 
 def ship_callback(callback: Any) -> bytes:
@@ -101,16 +105,16 @@ def ship_callbacks(callbacks: list[Any]) -> bytes:
 
 
 def dumps(subject: Any) -> bytes:
-    """The pickle of something that is sent once, whatever its class."""
-    file = io.BytesIO()
-    Shipper(file, PROTOCOL).dump(subject)
-    return file.getvalue()
+    """The pickle of a callback or an object, or of a part of it."""
+    return pickling.dumps(subject, Shipper)
 
 
-class Shipper(cloudpickle.Pickler):  # type: ignore[misc]
+class Shipper(ByValue):
     """Refuses what is of no use in another process."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if getattr(type(obj), "_fires_events", False):
+        if fires_events(obj):
             raise TypeError("a handler, or a proxy that it made, fires events in the process that it belongs to")
+        if getattr(type(obj), "stays_here", False):
+            raise TypeError("it needs what is in the process of the training")
         return super().reducer_override(obj)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from async_trainer.errors import CaptureError, EventLostError, StandInError
 from async_trainer.proxy.unanswered import Unanswered, refuse
@@ -165,11 +165,35 @@ def _unsent(why: str) -> Unsent:
     return made
 
 
-class Returned(NamedTuple):
-    """To another process: what a call there has returned."""
+class Returned(Sealed):
+    """To another process: an object of its own, or what a call there has returned, or an attribute of these.
 
-    home: str
-    number: int
+    Args:
+        home: the name of the proxied object.
+        number: the call; None: the object itself.
+        path: the names of the attributes that lead on.
+    """
+
+    __slots__ = ("home", "number", "path")
+
+    known: ClassVar[Mapping[str, Any]] = {}  # there: its objects, by name
+
+    def __init__(self, home: str, number: int | None, path: tuple[str, ...] = ()) -> None:
+        self.home = home
+        self.number = number
+        self.path = path
+
+    def open(self, scope: Scope) -> Any:
+        target = self.known.get(self.home)
+        if target is None:
+            raise StandInError(
+                f"what a call of {self.home} returned is known in its own lane only: wait() for it first, or give "
+                "both the same lane="
+            )
+        found = target.root() if self.number is None else target.result(self.number)
+        for name in self.path:
+            found = getattr(found, name)
+        return found
 
 
 _numbers = itertools.count(1)

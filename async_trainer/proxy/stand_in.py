@@ -9,8 +9,9 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from async_trainer.errors import CaptureError
 from async_trainer.proxy.call import Place, enter_itself, leave
-from async_trainer.proxy.handle import Handle
+from async_trainer.proxy.handle import Handle, Returned
 from async_trainer.proxy.proxied import MISSING
 from async_trainer.proxy.unanswered import PLAIN, Unanswered, refuse
 from async_trainer.runtime.pool import current_lane
@@ -146,6 +147,12 @@ class SealedProxy(Sealed):
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        place: Place = self.proxy.__dict__["_async_trainer_place"]
+        if place.home.lane.placement != "process":
+            raise CaptureError(f"{self.proxy!r}: what it stands for is in its own lane only")
+        return Returned, (place.home.name, None if place.source is None else place.source.number, place.path)
 
     def open(self, scope: Scope) -> Any:
         place: Place = self.proxy.__dict__["_async_trainer_place"]

@@ -120,7 +120,7 @@ def fill(sealed: SealedTensor, value: torch.Tensor, nbytes: int, memo: Memo) -> 
 def _take_marks(cls: Any, fields: dict[str, Any], memo: Memo) -> Any:
     if cls in _batched or cls.__torch_dispatch__ is not _no_dispatch:
         # Frameworks hang live things on tensors (``main_grad``, handles): only what they are marked with is kept.
-        marks = {name: held for name, held in fields.items() if type(held) in _references}
+        marks = {name: held for name, held in fields.items() if capture.kind(type(held)).take is None}
         return SealedDict(marks, False) if marks else None
     return take_fields(fields, memo)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 
 from async_trainer.callback import Background, Inline, Placement, background, inline
+from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event
 from async_trainer.handler import CallbacksHandler
 from async_trainer.hooks import ALL_EVENTS, find_hooks
@@ -45,7 +47,8 @@ def check_callback(
 
     It is run inline, in the background with ``synchronous=True``, and in each placement that it can have; each time
     through a training of three epochs, and through the same training interrupted in the second, then resumed from the
-    end of the first with another instance in the same directory. After each event every live object that it brought
+    end of the first with another instance in the same directory (not so in a process: to start one takes a second or
+    two). Where it can't be sent to a process, a warning says why. After each event every live object that it brought
     (weights, batches, state, frames) is overwritten before the background hook runs, and put back afterwards.
 
     Args:
@@ -63,7 +66,10 @@ def check_callback(
     """
     outcomes: dict[str, Outcome] = {}
     resumed: dict[str, Outcome] = {}
-    for way, wrap, synchronous in _ways(factory):
+    *here, (last, wrap_last, _) = _ways(factory)
+    if last != "process":
+        here.append((last, wrap_last, False))
+    for way, wrap, synchronous in here:
         outcomes[way] = _run(factory, wrap, synchronous, read)
         resumed[way] = _run(factory, wrap, synchronous, read, interrupted_after=2 if exactly_once else 1)
     first, *others = outcomes
@@ -72,11 +78,15 @@ def check_callback(
         _compare(resumed[first], resumed[way], f"{first}, resumed", f"{way}, resumed")
     if any(outcomes[first].states.values()):
         _compare(outcomes[first], resumed[first], first, f"{first}, resumed")
+    if last == "process":  # when all else is well
+        _compare(outcomes[first], _run(factory, wrap_last, False, read), first, last)
 
 
 def _ways(factory: Callable[..., Any]) -> Iterator[tuple[str, Callable[[Any], Background | Inline], bool]]:
     with TemporaryDirectory() as directory:
-        hooks = find_hooks(_make(factory, Path(directory)), ALL_EVENTS)
+        callback = _make(factory, Path(directory))
+        hooks = find_hooks(callback, ALL_EVENTS)
+        stays = _what_keeps_it(callback)
     is_async = any(hook.is_async for hook in hooks.values())
     if not is_async:
         yield "inline", inline, False
@@ -84,6 +94,21 @@ def _ways(factory: Callable[..., Any]) -> Iterator[tuple[str, Callable[[Any], Ba
     placements: tuple[Placement, ...] = ("task",) if is_async else ("thread", "task")
     for placement in placements:
         yield placement, partial(_placed, placement), False
+    if stays is None:
+        yield "process", partial(_placed, "process"), False
+    else:
+        warnings.warn(f"check_callback: it is not run in a process, and not checked there: {stays}", stacklevel=3)
+
+
+def _what_keeps_it(callback: Any) -> str | None:
+    """Why it can't be sent to a process; None: it can."""
+    from async_trainer.process.ship import ship_callback
+
+    try:
+        ship_callback(callback)
+    except ConfigurationError as error:
+        return str(error)
+    return None
 
 
 def _placed(placement: Placement, callback: Any) -> Background:

@@ -322,6 +322,11 @@ class SealedMetrics(Sealed):
         self.length = len(live._details)
         self.seen = live._seen
 
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        # What has come since is not of this event: no other process needs it.
+        held = {name: getattr(self, name) for name in self.__slots__}
+        return None, {**held, "details": self.details[: self.length]}
+
     def open(self, scope: Scope) -> MetricsView:
         view: MetricsView = scope.opened.get(self) or object.__new__(MetricsView)
         if self not in scope.opened:

@@ -35,6 +35,8 @@ class Split:
         ConfigurationError: an argument of another kind, loader options without a dataset, or no training batch.
     """
 
+    stays_here = True  # no other process gets it: it leads to all the data
+
     def __init__(self, index: int, train: Data, val: Data | None = None, **loader: Any) -> None:
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise ConfigurationError(f"index must be a whole number, 0 or more, not {index!r}")

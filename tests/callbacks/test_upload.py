@@ -524,7 +524,13 @@ def test_it_does_the_same_however_it_runs() -> None:
             write(directory / "run" / name, name.encode())
         return Upload(str(directory / "store"), folder=directory / "run")
 
-    check_callback(make)
+    with pytest.warns(UserWarning, match="not run in a process"):
+        check_callback(make)
+
+
+def test_it_is_refused_a_process_since_it_waits_for_callbacks_of_this_one(store: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"Upload can't be sent to a process.*placement='thread'"):
+        CallbacksHandler([background(Upload(str(store)), placement="process")])
 
 
 @WAYS

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -138,3 +140,24 @@ class RehearsedFigures(Figures):
 @pytest.mark.slow
 def test_the_figures_of_the_demo_pass() -> None:
     check_callback(RehearsedFigures)
+
+
+def test_a_callback_that_depends_on_its_process_is_found() -> None:
+    mine = os.getpid()
+
+    class Here(Log):
+        def on_train_end(self) -> None:
+            self.write("mine" if os.getpid() == mine else "another")
+
+    with pytest.raises(AssertionError, match="file 'log' differs between inline and process"):
+        check_callback(lambda directory: Here(directory / "log"))
+
+
+def test_one_that_can_not_be_sent_to_a_process_is_checked_elsewhere_and_a_warning_says_why() -> None:
+    class Locks(Log):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.lock = threading.Lock()
+
+    with pytest.warns(UserWarning, match=r"not checked there: Locks.lock can't be sent to a process"):
+        check_callback(lambda directory: Locks(directory / "log"))
