@@ -54,7 +54,7 @@ class Pool(Traffic):
         self.loop = LoopThread(self)
         self.started = False
         self.told = False  # somebody was told what is lost
-        self.beside_loop = stall_timeout < NEVER  # a training's; the child of a process lane, that never stalls, has none
+        self.beside_loop = stall_timeout < NEVER  # else it is the child of a process lane, where none trains
         self.awaited = 0  # by so many threads, in flush, close or a barrier's wait
         self._context: contextvars.Context | None = None
         self._starting = threading.Lock()
