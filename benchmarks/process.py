@@ -10,6 +10,7 @@ Medians. The design's budgets: 100 MB in 12 ms, 50,000 events a second.
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import platform
 import time
@@ -103,6 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     size = (arguments.megabytes, arguments.repeats)
     torch.set_num_threads(1)
+    logging.getLogger("async_trainer").setLevel(logging.ERROR)  # it says what such captures cost, rightly
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, 1 torch thread\n")
     for placement in ("process", "thread"):
         held, way = by_lane(placement, *size)
