@@ -251,9 +251,10 @@ def main() -> None:
     default = torch.get_num_threads()
     torch.manual_seed(0)
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}\n")
-    for threads, steps in ((1, STEPS), (default, {name: STEPS[name] for name in ("1 ms", "20 ms")})):
+    some = {name: STEPS[name] for name in ("1 ms", "20 ms")}
+    for threads, steps, rounds in ((1, STEPS, arguments.rounds), (default, some, max(1, arguments.rounds - 1))):
         for kind in (Python, Matplotlib):
-            table(kind, steps, threads, arguments.rounds, arguments.seconds)
+            table(kind, steps, threads, rounds, arguments.seconds)
 
 
 if __name__ == "__main__":
