@@ -48,7 +48,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8
 
 REMARK = re.compile(r"(?:%|<!--) *(?P<text>.*?) *(?:-->)?$")
 FENCE = re.compile(r"(?P<ticks>`{3,})(?P<language>\S*)$")
-MEASURED = re.compile(r"\d[\d.,]*(?= (µs|ms|s|MB)\b)")
+MEASURED = re.compile(r"\d[\d.,/]*(?= (µs|ms|s|MB)\b)")
 
 
 @dataclass

@@ -18,6 +18,7 @@ from async_trainer.callback import Callback
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
+from async_trainer.runtime.placement.process import supported
 from async_trainer.snapshot import capture
 from async_trainer.suggest import refuse_unknown_options, suggestion
 from async_trainer.train.state import TrainerState
@@ -42,9 +43,11 @@ class Figures(Callback):
 
         Figures(residuals)
 
-    What the function does not name is not captured. It runs off the training thread: it makes its figure of
-    ``matplotlib.figure.Figure``, without pyplot, which keeps global state and is for the main thread; and draws no
-    random numbers from the global generators. The figure is let go once it is written.
+    What the function does not name is not captured. It runs in a process of its own: drawing is Python, and in a
+    thread would take the interpreter from the training. A lambda, a closure, a function of a script is sent there once;
+    what it changes there is not seen here. Where that won't do: ``background(Figures(draw), placement="thread")``. It
+    makes its figure of ``matplotlib.figure.Figure``, without pyplot, which keeps global state and is for the main
+    thread. The figure is let go once it is written.
 
     Args:
         draw: names what it needs, as keywords: ``state``; ``metrics`` (the results so far); ``detailed_metrics_df``
@@ -90,7 +93,9 @@ class Figures(Callback):
         unnamed = [name for name in ("metrics", "model") if name not in self._names]
         return {
             "on_error": "raise_at_end",
-            # "placement": "process",  once there is one: drawing is Python, and shares the interpreter with the loop
+            "placement": "process"
+            if supported()
+            else "thread",  # drawing is Python, which a thread does beside the loop
             "when": when,
             "select": dict.fromkeys(unnamed),
         }
@@ -127,6 +132,10 @@ class Figures(Callback):
     ) -> None:
         if not self._draws_in(state=state):
             return
+        if not self._collecting and {"outputs", "detailed_metrics_df"} & set(self._names):
+            raise RuntimeError(
+                f"{self!r} lacks a part of this validation: it came in its middle, or the process that had it died"
+            )
         frames = self._frames
         given = {
             "state": state,
@@ -136,10 +145,10 @@ class Figures(Callback):
             "model": model,
             "maps": maps,
         }
-        self._collecting = False
         figure = self.draw(**{name: given[name] for name in self._names})
         if figure is not None:
             write_figure(figure, self._folder(maps, state) / f"epoch-{state.current_epoch:03d}.png", repr(self))
+        self._collecting = False
         self._outputs, self._frames = [], []  # kept until now: the hook may be tried again
 
     def _folder(self, maps: Any, state: TrainerState | None) -> Path:

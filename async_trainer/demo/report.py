@@ -15,7 +15,10 @@ from async_trainer.demo.run import Run
 def print_report(console: Console, inline: Run, background: Run, comparison: Comparison, *, plot: Path) -> None:
     """Print the tables, where the files are, and whether the runs did the same; the last line says it all."""
     console.print(cost_table(inline, background))
-    say(console, "(In the background, the callbacks' Python code shares the interpreter lock with the training.)\n")
+    say(
+        console,
+        "(Figures run in a process; the other callbacks' Python code shares the interpreter lock with the training.)\n",
+    )
     console.print(lane_table(background))
     for failure in background.failures:
         say(console, f"failed: {failure}")
@@ -70,11 +73,11 @@ def cost_table(inline: Run, background: Run) -> Table:
 def lane_table(background: Run) -> Table:
     """How the events of each lane of the background run ended."""
     counts = ("delivered", "failed", "dropped", "lost")
-    table = Table("lane", *counts, box=box.SIMPLE_HEAD)
-    for column in table.columns[1:]:
+    table = Table("lane", "where", *counts, box=box.SIMPLE_HEAD)
+    for column in table.columns[2:]:
         column.justify = "right"
     for lane in background.lanes:
-        table.add_row(lane.name, *(f"{getattr(lane, count):,}" for count in counts))
+        table.add_row(lane.name, lane.where, *(f"{getattr(lane, count):,}" for count in counts))
     return table
 
 

@@ -54,6 +54,7 @@ class LaneCounts:
     failed: int
     dropped: int
     lost: int
+    where: str = "thread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def run_background(setup: Setup, net: nn.Module, folder: Path, progress: RunProg
             inline(steps),
             inline(progress.start()),
             background(log),
-            background(figures),
+            background(figures, placement="process"),  # drawing is Python: in a thread it would slow the steps
             background(checkpoints, every={"on_optimization_step_end": CHECKPOINT_EVERY}),
         ],
         shutdown_timeout=5.0,
@@ -132,7 +133,8 @@ def run_background(setup: Setup, net: nn.Module, folder: Path, progress: RunProg
         weights=net.state_dict(),
         random=torch.get_rng_state(),
         lanes=tuple(
-            LaneCounts(name, lane.delivered, lane.failed, lane.dropped, lane.lost) for name, lane in stats.lanes.items()
+            LaneCounts(name, lane.delivered, lane.failed, lane.dropped, lane.lost, lane.placement)
+            for name, lane in stats.lanes.items()
         ),
         failures=tuple(map(str, stats.errors)),
     )

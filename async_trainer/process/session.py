@@ -113,8 +113,11 @@ class Home:
         return [sys.executable, *flags, "-c", start, f"lane={self.lane.name}"]
 
     def environment(self) -> dict[str, str]:
-        """One torch thread, unless somebody asks for more: the cores are the training's."""
-        return {"OMP_NUM_THREADS": "1", **os.environ}
+        """One torch thread, unless somebody asks for more: the cores are the training's. And no windows."""
+        ours = {**os.environ}
+        if ours.get("MPLBACKEND", "module://").startswith("module://"):  # a notebook's
+            ours["MPLBACKEND"] = "Agg"
+        return {"OMP_NUM_THREADS": "1", **ours}
 
     def session(self) -> HomeSession:
         return HomeSession(self, self.lane)

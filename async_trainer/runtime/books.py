@@ -50,4 +50,6 @@ def lane_stats(lane: Lane, now: float) -> LaneStats:
         placement=lane.placement,
         size=lane.size,
         restarts=lane.restarts,
+        hook_seconds=lane.burden.wall,
+        cpu_seconds=lane.burden.cpu,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+from async_trainer.runtime.burden import Burden
 from async_trainer.runtime.job import Job, Mark
 
 BATCH = 64
@@ -36,9 +37,9 @@ class Lane:
     """
 
     __slots__ = (
-        "_batch", "_books", "_dropped", "_hand", "_lost", "_marks", "_queue", "_roomy", "abandoned", "closed",
-        "deadline", "ended", "idle", "name", "over_limit", "overflow", "overran", "placement", "remote", "restarts",
-        "size", "slot", "started", "turn", "visiting",
+        "_batch", "_books", "_dropped", "_hand", "_lost", "_marks", "_queue", "_roomy", "abandoned", "burden",
+        "closed", "deadline", "ended", "idle", "name", "over_limit", "overflow", "overran", "placement", "remote",
+        "restarts", "size", "slot", "started", "turn", "visiting",
     )  # fmt: skip
 
     def __init__(self, name: str, *, size: int = 1024, overflow: str = "block", placement: str = "thread") -> None:
@@ -66,6 +67,7 @@ class Lane:
         self._roomy = size - 1  # with so many items or fewer, marks and finished jobs included, it can't be full
         self.remote: Any = None  # of a process lane: how its jobs are sent
         self.restarts = 0  # of its process
+        self.burden = Burden()  # of its hooks, where they run on its thread
         batch = PROCESS_BATCH if placement == "process" else BATCH
         self._batch = batch if overflow == "block" else 1  # what is in hand can't give way to a newer job
 

@@ -54,6 +54,8 @@ class Pool(Traffic):
         self.loop = LoopThread(self)
         self.started = False
         self.told = False  # somebody was told what is lost
+        self.beside_loop = stall_timeout < NEVER  # else it is the child of a process lane, where none trains
+        self.awaited = 0  # by so many threads, in flush, close or a barrier's wait
         self._context: contextvars.Context | None = None
         self._starting = threading.Lock()
 
@@ -166,11 +168,14 @@ class Pool(Traffic):
                 raise TimeoutError(f"{what}: not done after {timeout} s; still at work: {names}")
             return min(*moving, until) - now + TICK if moving else None
 
+        self.awaited += 1
         try:
             self.waited["flush"] += self._waiters.wait(look)
         except TimeoutError:
             self.waited["flush"] += timeout or 0.0
             raise
+        finally:
+            self.awaited -= 1
         return tuple(lane.name for lane in late)
 
     def watch(self, pending: Callable[[], Collection[Lane]], timeout: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import os
 import sys
 import threading
 import weakref
@@ -18,6 +20,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from async_trainer import CallbacksHandler, TrainerState, background, inline
@@ -26,7 +29,10 @@ from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.testing import check_callback, play
 from async_trainer.train.maps import Maps
 
-WAYS = pytest.mark.parametrize("wrap", [inline, background])
+thread = functools.partial(background, placement="thread")
+WAYS = pytest.mark.parametrize("wrap", [inline, thread, background], ids=["inline", "thread", "process"])
+HERE = pytest.mark.parametrize("wrap", [inline, thread], ids=["inline", "thread"])
+"""Where a drawing function and its test see the same lists."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -53,7 +59,7 @@ def validate(
     handler.call_event("on_validation_end", **always, metrics=metrics)
 
 
-@WAYS
+@HERE
 def test_the_function_gets_what_it_names_of_this_validation(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
     seen: list[Any] = []
 
@@ -106,7 +112,7 @@ def test_a_figure_is_let_go_once_it_is_written(tmp_path: Path) -> None:
         made.append(weakref.ref(figure))
         return figure
 
-    with CallbacksHandler([Figures(draw, folder=tmp_path)]) as handler:
+    with CallbacksHandler([thread(Figures(draw, folder=tmp_path))]) as handler:
         validate(handler, 1)
         handler.flush()
         gc.collect()
@@ -151,7 +157,7 @@ def test_a_function_that_fails_or_returns_something_else_is_raised_at_the_end(tm
         Figures(draw, folder=tmp_path).on_validation_end(state=TrainerState(current_epoch=2))
 
 
-@WAYS
+@HERE
 def test_a_validation_that_broke_off_leaves_nothing_to_the_next(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
     seen: list[int] = []
     with CallbacksHandler([wrap(Figures(lambda outputs: seen.append(len(outputs)), folder=tmp_path))]) as handler:
@@ -171,9 +177,45 @@ def test_a_hook_that_is_tried_again_draws_the_same(tmp_path: Path) -> None:
             raise OSError("once")
         return plot([1])
 
-    with CallbacksHandler([background(Figures(draw, folder=tmp_path), retries=1, backoff=0)]) as handler:
+    with CallbacksHandler([thread(Figures(draw, folder=tmp_path), retries=1, backoff=0)]) as handler:
         validate(handler, 1)
     assert seen == [4, 4]
+
+
+def test_it_draws_in_a_process_unless_told_otherwise(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    def draw() -> Figure:
+        pids.write_text(str(os.getpid()))
+        assert matplotlib.get_backend().lower() == "agg"
+        return plot([1])
+
+    with CallbacksHandler([Figures(draw, folder=tmp_path)]) as handler:
+        validate(handler, 1)
+        assert handler.stats().lanes["figures"].placement == "process"
+    assert int(pids.read_text()) != os.getpid()
+
+
+def test_what_the_function_holds_on_to_must_be_sendable(tmp_path: Path) -> None:
+    lock = threading.Lock()
+    with pytest.raises(ConfigurationError, match=r"Figures\.draw \(its lock\) can't be sent to a process"):
+        CallbacksHandler([Figures(lambda: lock.locked() or None, folder=tmp_path)])
+
+
+def test_a_process_that_dies_in_a_validation_leaves_no_figure_of_half_of_it(tmp_path: Path) -> None:
+    class Dies(Figures):
+        def on_metrics_computation_start(self, *, output: Any) -> None:
+            super().on_metrics_computation_start(output=output)
+            if output["preds"][0] == 12 and not (tmp_path / "died").exists():
+                (tmp_path / "died").touch()
+                os._exit(3)
+
+    handler = CallbacksHandler([background(Dies(lambda outputs: plot([len(outputs)]), folder=tmp_path), name="dies")])
+    validate(handler, 1)
+    validate(handler, 2)
+    with pytest.raises(LaneError, match="lacks a part of this validation"):
+        handler.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"died", "epoch-002.png"}
 
 
 def test_it_does_the_same_however_it_runs() -> None:

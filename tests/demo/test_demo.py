@@ -98,9 +98,14 @@ def test_its_tables_account_for_time_and_events(demo: Demo) -> None:
     assert len(row(demo, "step time, p99")) == 4
     assert float(row(demo, "checkpoints")[0]) > 0
     assert float(row(demo, "capturing")[0]) > 0
-    (delivered,) = [line.split()[1:] for line in demo.lines if re.match(r" +metrics_log +\d+ +\d+ ", line)]
-    assert delivered[1:] == ["0", "0", "0"]
-    assert int(delivered[0]) >= BATCHES + 1
+    lanes = {}
+    for line in demo.lines:
+        if found := re.match(r" +(\w+) +(thread|process) +(\d+) +0 +0 +0 *$", line):
+            lanes[found[1]] = (found[2], int(found[3]))
+    assert {name: where for name, (where, _) in lanes.items()} == {
+        "metrics_log": "thread", "figures": "process", "checkpoints": "thread", "tensorboard": "thread",
+    }  # fmt: skip
+    assert lanes["metrics_log"][1] >= BATCHES + 1
 
 
 def test_a_second_demo_replaces_the_files_of_the_first(demo: Demo, tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ def test_stats_are_immutable_and_print_as_a_table(placement: Placement, handlers
     with pytest.raises(TypeError):
         stats.lanes["curve"] = None  # type: ignore[index]
     head, rule, *rows = str(stats).splitlines()
-    assert head.split() == ["lane", "where", "delivered", "failed", "dropped", "lost", "queued", "now"]
+    assert head.split() == ["lane", "where", "delivered", "failed", "dropped", "lost", "queued", "cpu/hooks", "now"]
     assert set(rule) == {"-", " "}
-    assert rows[0].split() == ["curve", placement, "3", "0", "0", "0", "0", "idle"]
-    assert rows[1].split() == ["<bad>", placement, "0", "1", "2", "0", "0", "idle"]
+    cpu = ["0.0/0.0", "s"] if placement == "thread" else []
+    assert rows[0].split() == ["curve", placement, "3", "0", "0", "0", "0", *cpu, "idle"]
+    assert rows[1].split() == ["<bad>", placement, "0", "1", "2", "0", "0", *cpu, "idle"]
     assert re.match(r"the loop paid \d\.\d{3} s for 3 captures, and waited 0\.000 s for full queues,$", rows[2])
     assert max(map(len, rows)) < 100
     html = stats._repr_html_()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from async_trainer.gate import Gate
 from async_trainer.runtime import attempt as attempts
+from async_trainer.runtime.failures import say
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from async_trainer.runtime.pool import Pool
 
 TELL_EVERY = 0.001  # s: how often, within a batch, waiting threads are told that there is room
+MEASURE_EVERY = 0.25  # s: how often, within a batch, what its hooks take is added up
+clock, cpu_clock = time.perf_counter, time.thread_time
 
 
 class ThreadWorker:
@@ -34,6 +39,7 @@ class ThreadWorker:
         self._bell.acquire()
         self._over = Gate()  # cuts a backoff short
         self._thread: threading.Thread | None = None
+        self._measured = (0.0, 0.0)  # s: wall and CPU time, when last added up
 
     def start(self, context: contextvars.Context) -> None:
         self._thread = threading.Thread(
@@ -92,16 +98,38 @@ class ThreadWorker:
     def _run_batch(self, jobs: Sequence[Job | None]) -> None:
         pool, lane = self._pool, self._lane
         told = 0.0
+        self._measured = (clock(), cpu_clock())
         for job in jobs:
             assert job is not None
-            now = self._handle(job)
+            if job.task.essential:  # it imports, opens, and comes once
+                self._measure()
+                now = self._handle(job)
+                self._measure(beside_loop=False)
+            else:
+                now = self._handle(job)
             if now - told > TELL_EVERY:
                 told = now
                 pool.tell()
+                if now - self._measured[0] > MEASURE_EVERY:
+                    self._measure()
             if pool.pause or lane.abandoned or pool.turn_is_over(lane):
                 pool.give_back(lane)
                 break
+        self._measure()
         pool.tell()
+
+    def _measure(self, *, beside_loop: bool = True) -> None:
+        """Add up what the hooks have taken since the last time."""
+        pool, lane = self._pool, self._lane
+        began, before = self._measured
+        now, cpu = self._measured = (clock(), cpu_clock())
+        beside_loop = beside_loop and pool.beside_loop and not (pool.awaited or pool.closed or pool.ending)
+        if lane.burden.add(began, now - began, cpu - before, beside_loop=beside_loop):
+            say(
+                logging.WARNING,
+                "lane %s may hold the interpreter: its hooks have used %s. While they run Python, each torch operation "
+                'of the loop waits for them; placement="process" would free the loop', lane.name, str(lane.burden),
+            )  # fmt: skip
 
     def _handle(self, job: Job) -> float:
         pool, lane, task = self._pool, self._lane, job.task
