@@ -497,52 +497,11 @@ class CallbacksHandler:
         Raises:
             ConfigurationError: an object has no state.
         """
+        from async_trainer.resume import cut
         from async_trainer.resume.objects import check_objects
 
         check_objects(objects)
-        return self._take_checkpoint(Path(path), lambda: (objects, {}))
-
-    def _take_checkpoint(
-        self, folder: Path, content: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]], *, keep: int = 2,
-        deadline: float = 60.0, wait: bool = False,
-    ) -> Checkpoint:  # fmt: skip
-        """As :meth:`checkpoint`, for who has plain values to keep too, and knows them only at the cut.
-
-        Args:
-            folder: gets the bundle.
-            content: called at the cut: objects with states, and plain values, each by name.
-            keep: how many bundles are kept.
-            deadline: seconds for the lanes to pass the cut; those that have not are taken as they were last known.
-            wait: wait until it is on disk, or has failed.
-        """
-        from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
-
-        self._ensure_started()
-        checkpoint = Checkpoint()
-        checkpoints = self._checkpoints = self._checkpoints or Checkpoints(self._pool)
-
-        def take() -> None:
-            if checkpoints.busy:
-                checkpoints.skipped += 1
-                logger.info("a checkpoint is skipped: the one before is still under way")
-                checkpoint.skip()
-                return
-            objects, extra = content()
-            self._store.watch(objects.values())
-            lanes = {one.name: one.lane.name for one in self._attached.values() if one.lane is not None}
-            counts = {name: self._counts(name) for name in lanes}
-            checkpoints.capture(
-                checkpoint, folder, objects, {**extra, "handler": {"seq": self._pool.seq, "counts": counts}},
-                self.barrier(), lanes, keep=keep, deadline=deadline,
-            )  # fmt: skip
-            if wait:
-                checkpoints.settle(None)
-
-        if self._inside:
-            self._wanted.append(take)
-        else:
-            take()
-        return checkpoint
+        return cut.take(self, Path(path), lambda: (objects, {}))
 
     def _settle_checkpoint(self, timeout: float | None) -> None:
         """Wait for the checkpoint that is under way, if one is."""
@@ -560,11 +519,6 @@ class CallbacksHandler:
         for take in wanted:
             take()
 
-    def _counts(self, name: str) -> dict[str, dict[str, int]]:
-        """How many events ``every`` has counted, by event and stage."""
-        tasks = [task for route in self._routes.values() if route is not None for task in route.tasks]
-        return {task.name: dict(task.counts) for task in tasks if task.owner.name == name and task.counts}
-
     def restore(self, path: str | os.PathLike[str], /, **objects: Any) -> None:
         """Go on from the newest checkpoint in a folder: hand each object and each callback its state, and set the
         random generators. The training thread; waits for the lanes.
@@ -573,37 +527,9 @@ class CallbacksHandler:
             ConfigurationError: there is none that is whole; or an object is not in it, or of another kind. Nothing is
                 changed where that can be known before.
         """
-        from async_trainer.resume.bundles import Bundles
-        from async_trainer.resume.objects import check_objects, load
+        from async_trainer.resume import cut
 
-        check_objects(objects)
-        bundle = Bundles(Path(path)).read()
-        missing = [name for name in objects if name not in bundle.objects["objects"]]
-        if missing:
-            raise ConfigurationError(
-                f"restore: {', '.join(missing)}: not in {bundle.path}; there are: "
-                f"{', '.join(bundle.objects['objects']) or 'none'}"
-            )
-        self.fence()
-        for name, value in objects.items():
-            load(value, bundle.objects["objects"][name], name)
-        self._restore_callbacks(bundle)
-
-    def _restore_callbacks(self, bundle: Any, loader: Any = None) -> None:
-        """The callbacks' part of :meth:`restore`, and the generators'."""
-        from async_trainer.resume.rng import put_rng
-
-        known = {name: state for name, state in bundle.callbacks.items() if name in self._attached}
-        gone = sorted(bundle.callbacks.keys() - known.keys())
-        if gone:
-            logger.warning("restore: there are states of callbacks that aren't there any more: %s", ", ".join(gone))
-        self.load_state_dict(known)
-        kept = bundle.objects["extra"]["handler"]
-        self._pool.seq = kept["seq"]
-        for route in self._routes.values():
-            for task in route.tasks if route is not None else ():
-                task.counts.update(kept["counts"].get(task.owner.name, {}).get(task.name, {}))
-        put_rng(bundle.objects["rng"], loader)
+        cut.restore(self, Path(path), objects)
 
     def stats(self) -> Stats:
         """What happened to the events so far, and what that cost the loop: immutable; prints as a table. Any thread."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from async_trainer.errors import ConfigurationError
 from async_trainer.handler import CallbacksHandler
-from async_trainer.resume import objects
+from async_trainer.resume import cut, objects
 from async_trainer.resume.bundles import Bundle
 from async_trainer.train.maps import SplitMaps
 from async_trainer.train.run import TrainingRun, count
@@ -46,8 +46,8 @@ class Resumable:
 
     def checkpoint(self, asked: Asked, *, wait: bool | None = None) -> Checkpoint:
         """Take one: within an inline hook, after the event."""
-        return self._handler._take_checkpoint(
-            self._folder, self.content, keep=asked.keep, deadline=asked.deadline,
+        return cut.take(
+            self._handler, self._folder, self.content, keep=asked.keep, deadline=asked.deadline,
             wait=asked.wait if wait is None else wait,
         )  # fmt: skip
 
@@ -142,7 +142,7 @@ def go_on(bundle: Bundle, run: TrainingRun, handler: CallbacksHandler) -> None:
     run.epoch_rng = extra["epoch_rng"]
     run.skip = run.state.current_train_batch if extra["loop"]["in_epoch"] else 0
     run.skip_by_state = "loader" in kept
-    handler._restore_callbacks(bundle, run.train_loader)
+    cut.restore_callbacks(handler, bundle, run.train_loader)
     run.cut_rng = bundle.objects["rng"]
 
 
