@@ -1,0 +1,109 @@
+"""A handler's part of resume state: taking a checkpoint of it, and going on from one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from async_trainer.errors import ConfigurationError
+from async_trainer.resume.bundles import Bundle, Bundles
+from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
+from async_trainer.resume.objects import check_objects, load
+from async_trainer.resume.rng import put_rng
+
+if TYPE_CHECKING:
+    from async_trainer.handler import CallbacksHandler
+
+logger = logging.getLogger("async_trainer")
+
+Content = Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+def take(
+    handler: CallbacksHandler,
+    folder: Path,
+    content: Content,
+    *,
+    keep: int = 2,
+    deadline: float = 60.0,
+    wait: bool = False,
+) -> Checkpoint:
+    """Take a checkpoint: now, or, inside an inline hook, after its event was pushed. The training thread.
+
+    Args:
+        handler: whose callbacks' states are part of it.
+        folder: gets the bundle.
+        content: called at the cut: objects with states, and plain values, each by name.
+        keep: how many bundles are kept.
+        deadline: seconds for the lanes to pass the cut; those that have not are taken as they were last known.
+        wait: wait until it is on disk, or has failed.
+    """
+    handler._ensure_started()
+    checkpoint = Checkpoint()
+    checkpoints = handler._checkpoints = handler._checkpoints or Checkpoints(handler._pool)
+
+    def capture() -> None:
+        if checkpoints.busy:
+            checkpoints.skipped += 1
+            logger.info("a checkpoint is skipped: the one before is still under way")
+            checkpoint.skip()
+            return
+        objects, extra = content()
+        handler._store.watch(objects.values())
+        lanes = {one.name: one.lane.name for one in handler.attached if one.lane is not None}
+        ours = {"seq": handler._pool.seq, "counts": {name: _counts(handler, name) for name in lanes}}
+        checkpoints.capture(
+            checkpoint, folder, objects, {**extra, "handler": ours}, handler.barrier(), lanes,
+            keep=keep, deadline=deadline,
+        )  # fmt: skip
+        if wait:
+            checkpoints.settle(None)
+
+    if handler._inside:
+        handler._wanted.append(capture)
+    else:
+        capture()
+    return checkpoint
+
+
+def _counts(handler: CallbacksHandler, name: str) -> dict[str, dict[str, int]]:
+    """How many events ``every`` has counted for a callback, by event and stage."""
+    tasks = [task for route in handler._routes.values() if route is not None for task in route.tasks]
+    return {task.name: dict(task.counts) for task in tasks if task.owner.name == name and task.counts}
+
+
+def restore(handler: CallbacksHandler, folder: Path, objects: Mapping[str, Any]) -> None:
+    """Go on from the newest bundle in ``folder``. The training thread.
+
+    Raises:
+        ConfigurationError: there is none that is whole; or an object is not in it, or of another kind.
+    """
+    check_objects(objects)
+    bundle = Bundles(folder).read()
+    kept = bundle.objects["objects"]
+    missing = [name for name in objects if name not in kept]
+    if missing:
+        raise ConfigurationError(
+            f"restore: {', '.join(missing)}: not in {bundle.path}; there are: {', '.join(kept) or 'none'}"
+        )
+    handler.fence()
+    for name, value in objects.items():
+        load(value, kept[name], name)
+    restore_callbacks(handler, bundle)
+
+
+def restore_callbacks(handler: CallbacksHandler, bundle: Bundle, loader: Any = None) -> None:
+    """Hand the callbacks their states, then set the random generators, those of ``loader`` too. The training thread."""
+    known = {one.name for one in handler.attached}
+    gone = sorted(name for name, state in bundle.callbacks.items() if state and name not in known)
+    if gone:
+        logger.warning("restore: there are states of callbacks that aren't there any more: %s", ", ".join(gone))
+    handler.load_state_dict({name: state for name, state in bundle.callbacks.items() if name in known})
+    ours = bundle.objects["extra"]["handler"]
+    handler._pool.seq = ours["seq"]
+    for route in handler._routes.values():
+        for task in route.tasks if route is not None else ():
+            task.counts.update(ours["counts"].get(task.owner.name, {}).get(task.name, {}))
+    put_rng(bundle.objects["rng"], loader)
