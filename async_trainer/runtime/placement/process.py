@@ -18,6 +18,7 @@ from async_trainer.errors import LaneError
 from async_trainer.gate import Gate
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.failures import say
+from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import Ending
 from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Remote, Sent, Session, Settled
@@ -229,7 +230,15 @@ class ProcessWorker:
         child = self._child
         assert child is not None
         self._flight.extend(sent)  # first: the answer may come before this goes on
-        child.send(child.session.pack(sent))
+        heavy = self._pool.switch_interval is not None and any(one.job.payload.lease is not None for one in sent)
+        if heavy and self._pool.switch_interval is not None:  # a model is a thousand objects to pickle
+            switch_interval.enter(self._lane, self._pool.switch_interval)
+        try:
+            frames = child.session.pack(sent)
+        finally:
+            if heavy:
+                switch_interval.leave(self._lane)
+        child.send(frames)
 
     def _wait(self, under_way: Callable[[], bool]) -> None:
         """Until it is no longer; the child may be another by then."""
