@@ -32,10 +32,9 @@ for _ in range(2):  # the second time, workers are forked while the lane's threa
 if len(sys.argv) > 2:
     handler.flush()
     print("PID", sums.pid, flush=True)
-    loader = iter(
-        DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=context, persistent_workers=True)
-    )
-    next(loader)
+    loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=context, persistent_workers=True)
+    for _ in loader:  # all of it: torch's workers end with a parent that they have seen alive, only
+        pass
     os.kill(os.getpid(), 9)  # its workers, which were forked, are still there
 report: Any = handler.close()
 print("ROWS", sums.rows, report.delivered, sums.pid, flush=True)
