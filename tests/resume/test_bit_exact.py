@@ -17,7 +17,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]
     return outcome(made, made.train(split(), computational()))
 
 
-@pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
+@pytest.mark.parametrize(
+    "epoch", [pytest.param(epoch, marks=pytest.mark.slow if epoch != 2 else ()) for epoch in range(1, EPOCHS + 1)]
+)
 @pytest.mark.parametrize("batch", range(BATCHES + 1))
 def test_a_training_interrupted_anywhere_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, uninterrupted: Mapping[str, Any], epoch: int, batch: int

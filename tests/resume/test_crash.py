@@ -62,13 +62,13 @@ def test_killed_at_some_steps_of_the_disk_it_goes_on(tmp_path: Path, whole: Outc
 def test_killed_at_each_step_of_the_disk_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
     folder = tmp_path / "steps"
     folder.mkdir()
-    for step in range(1, whole[2] + 1, 3):
+    for step in range(1, whole[2] + 1, 9):
         run(folder, step)
     assert run(folder)
     check(folder, whole)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_goes_on(tmp_path: Path, whole: Outcome, kills: int) -> None:
     moments, folder, killed = random.Random(), tmp_path, 0
     while killed < kills:
