@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from async_trainer.errors import AsyncTrainerError, ConfigurationError
 from async_trainer.files.atomic import atomic_write
+from async_trainer.files.loadable import check_loadable
 
 SUFFIXES = (".pt", ".safetensors")
 _WEIGHTS = "weights"
@@ -94,14 +94,7 @@ def _plain(path: Path, about: Mapping[str, Any]) -> str:
 def _check_readable(path: Path, values: Mapping[str, Any]) -> None:
     """A file that can't be read back is worse than none."""
     for name, value in values.items():
-        file = io.BytesIO()
-        try:
-            torch.save(value, file)
-            torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-        except Exception as error:
-            raise ConfigurationError(
-                f"{path.name}: {name} is a {type(value).__name__}, which torch.load(weights_only=True) does not read"
-            ) from error
+        check_loadable(value, f"{path.name}: {name}")
 
 
 def _compact(weights: Mapping[str, Any]) -> dict[str, Any]:

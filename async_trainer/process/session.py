@@ -251,10 +251,7 @@ class HomeSession:
 
     @property
     def _segments(self) -> Segments:
-        store = self._pool.store
-        if store.segments is None:
-            store.segments = Segments()
-        segments: Segments = store.segments
+        segments: Segments = self._pool.store.shared()
         return segments
 
     def _plan(self, plan: Plan, messages: list[tuple[Any, ...]]) -> tuple[int, tuple[int, ...]]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from async_trainer.emit import take_values
 from async_trainer.errors import LaneError
+from async_trainer.files.loadable import check_loadable
 from async_trainer.resume.bundles import Bundles
-from async_trainer.resume.loadable import check_loadable
 from async_trainer.resume.objects import live_values, states
 from async_trainer.resume.rng import take_rng
 from async_trainer.routes import Uncaptured

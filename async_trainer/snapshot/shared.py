@@ -16,7 +16,8 @@ import threading
 import weakref
 from typing import Any
 
-SLAB = 64 << 20  # bytes of a segment that several events share
+SLAB = 64 << 20  # bytes, at most, of a segment that several events share; who keeps a part keeps it whole
+SMALLEST = 1 << 20  # bytes, at least
 ALIGNMENT = 64  # bytes
 
 
@@ -97,9 +98,14 @@ class Block:
 
 
 class Segments:
-    """The segments of a handler. Any thread."""
+    """The segments of a handler. Any thread.
 
-    def __init__(self) -> None:
+    Args:
+        limit: bytes that they should take together, about.
+    """
+
+    def __init__(self, limit: int = 2 << 30) -> None:
+        self._slab = max(SMALLEST, min(SLAB, limit // 16))
         self._all: dict[int, Segment] = {}
         self._lock = threading.RLock()  # a garbage collection under it may let go of a part
         self._number = 0
@@ -123,10 +129,10 @@ class Segments:
         nbytes = max(-(-nbytes // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
         with self._lock:
             segment = self._current
-            if nbytes > SLAB // 4:
+            if nbytes > self._slab // 4:
                 segment = self._free(nbytes) or self._make(nbytes)
             elif segment is None or segment.filled + nbytes > segment.size:
-                segment = self._current = self._free(SLAB, SLAB) or self._make(SLAB)
+                segment = self._current = self._free(self._slab, self._slab) or self._make(self._slab)
             segment.users += 1  # first: a garbage collection may let go of the last of the others
             start = segment.filled
             segment.filled += nbytes

@@ -90,14 +90,18 @@ class Store:
         """Memory for ``nbytes`` of big copies that a child process is to see, while ``used`` bytes are in use; None:
         there is none, and they go elsewhere. Any thread."""
         nbytes += nbytes >> 9  # each starts at a round address
-        segments = self.segments
-        if segments is None:
-            segments = self.segments = Segments()
+        segments = self.shared()
         segments.trim(self._limit - used)
         try:
             return segments.block(nbytes)
         except OSError:
             return None
+
+    def shared(self) -> Segments:
+        """The memory that child processes see. Any thread."""
+        if self.segments is None:
+            self.segments = Segments(self._limit)
+        return self.segments
 
     def submit(self, transfer: Transfer, fences: Iterable[Fence]) -> None:
         """Make the copies of ``transfer`` while the training goes on, until one of ``fences`` waits. TRAINING

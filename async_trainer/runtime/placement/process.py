@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from async_trainer.errors import LaneError
-from async_trainer.gate import Gate
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.failures import say
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import Ending
+from async_trainer.runtime.placement.on_thread import OnThread
 from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Remote, Sent, Session, Settled
 from async_trainer.runtime.wire import Wire
 
@@ -91,7 +91,7 @@ class Child:
             return f"signal {-code}"
 
 
-class ProcessWorker:
+class ProcessWorker(OnThread):
     """Hands the jobs of a lane to a child, which runs their hooks, and replaces the child when it dies.
 
     Two threads: one takes jobs and sends them, one hears how they ended. The first waits until what it has sent is
@@ -102,14 +102,9 @@ class ProcessWorker:
     """
 
     def __init__(self, lane: Lane, pool: Pool) -> None:
+        super().__init__(lane, pool)
         assert lane.remote is not None
-        self._lane = lane
-        self._pool = pool
         self._remote: Remote = lane.remote
-        self._bell = threading.Lock()  # held while there is nothing to hear
-        self._bell.acquire()
-        self._over = Gate()  # cuts a wait before another attempt short
-        self._thread: threading.Thread | None = None
         self._child: Child | None = None
         self._state: bytes | None = None  # as the last child to send one has pickled it
         self._flight: deque[Sent] = deque()  # what the child has, in order
@@ -128,35 +123,16 @@ class ProcessWorker:
 
     def start(self, context: contextvars.Context) -> None:
         self._remote.ship()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run,), name=f"async_trainer-{self._lane.name}", daemon=True
-        )
-        self._thread.start()
-
-    def ring(self) -> None:
-        try:
-            self._bell.release()
-        except RuntimeError:  # it rings already
-            pass
-
-    def run(self) -> None:
-        """It runs by itself."""
+        super().start(context)
 
     def stop(self) -> None:
         self._over.open()
         self.ring()
 
-    @property
-    def alive(self) -> bool:
-        """Whether its thread runs."""
-        return self._thread is not None and self._thread.is_alive()
-
     def join(self, timeout: float) -> None:
-        if self._thread is None or self._thread is threading.current_thread():
-            return
-        self._thread.join(timeout)
+        super().join(timeout)
         child = self._child
-        if self._thread.is_alive() and self._lane.abandoned and child is not None:  # it may not even read any more
+        if self.alive and self._lane.abandoned and child is not None:  # it may not even read any more
             child.kill()
 
     def after_fork(self) -> None:
@@ -173,7 +149,7 @@ class ProcessWorker:
         pool, lane = self._pool, self._lane
         try:
             self._begin_child()
-        except OSError as error:
+        except Exception as error:
             self._give_up(f"no process can be started for it ({error})")
         while (items := pool.take(lane)) is not None:
             try:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from async_trainer.gate import Gate
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.failures import say
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
+from async_trainer.runtime.placement.on_thread import OnThread
 
 if TYPE_CHECKING:
     from async_trainer.runtime.lane import Lane
@@ -24,7 +22,7 @@ MEASURE_EVERY = 0.25  # s: how often, within a batch, what its hooks take is add
 clock, cpu_clock = time.perf_counter, time.thread_time
 
 
-class ThreadWorker:
+class ThreadWorker(OnThread):
     """Runs all hooks of a lane on one thread, in one copy of the contextvars.
 
     Not on anyio's worker threads: those have no affinity (a callback with a thread-local state, such as mlflow's
@@ -33,41 +31,12 @@ class ThreadWorker:
     """
 
     def __init__(self, lane: Lane, pool: Pool) -> None:
-        self._lane = lane
-        self._pool = pool
-        self._bell = threading.Lock()  # held while there is nothing to hear
-        self._bell.acquire()
-        self._over = Gate()  # cuts a backoff short
-        self._thread: threading.Thread | None = None
+        super().__init__(lane, pool)
         self._measured = (0.0, 0.0)  # s: wall and CPU time, when last added up
-
-    def start(self, context: contextvars.Context) -> None:
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run,), name=f"async_trainer-{self._lane.name}", daemon=True
-        )
-        self._thread.start()
-
-    def ring(self) -> None:
-        try:
-            self._bell.release()
-        except RuntimeError:  # it rings already
-            pass
-
-    def run(self) -> None:
-        """It runs by itself."""
 
     def stop(self) -> None:
         self._over.open()
         switch_interval.leave(self._lane)
-
-    @property
-    def alive(self) -> bool:
-        """Whether its thread runs."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def join(self, timeout: float) -> None:
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
 
     def after_fork(self) -> None:
         """Nothing of it is there."""

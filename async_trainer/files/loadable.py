@@ -1,4 +1,4 @@
-"""What may be in a bundle: that which ``torch.load(weights_only=True)`` reads; checked before anything is written."""
+"""What may be in a file: that which ``torch.load(weights_only=True)`` reads; checked before anything is written."""
 
 from __future__ import annotations
 
