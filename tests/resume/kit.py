@@ -51,16 +51,16 @@ class Stops(Exception):
 class StopsAt(Callback):
     """Interrupts after batch ``batch`` of epoch ``epoch``; 0: at its end."""
 
-    def __init__(self, epoch: int, batch: int) -> None:
-        self.epoch, self.batch = epoch, batch
+    def __init__(self, epoch: int, batch: int, error: type[BaseException] = Stops) -> None:
+        self.epoch, self.batch, self.error = epoch, batch, error
 
     def on_batch_end(self, *, state: Any) -> None:
         if state.stage == "training" and (state.current_epoch, state.current_train_batch) == (self.epoch, self.batch):
-            raise Stops
+            raise self.error
 
     def on_epoch_start(self, *, state: Any) -> None:
         if self.batch == 0 and state.current_epoch == self.epoch + 1:
-            raise Stops
+            raise self.error
 
 
 def trainer(folder: Path, *callbacks: Any, resume: bool = False, steps: int | None = 1) -> Trainer:

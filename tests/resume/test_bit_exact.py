@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from async_trainer import Callback, background
 from tests.resume.kit import BATCHES, EPOCHS, Stops, StopsAt, computational, difference, outcome, split, trainer
 
 
@@ -29,5 +30,24 @@ def test_a_training_interrupted_anywhere_goes_on_as_if_nothing_had_happened(
     interrupted = trainer(tmp_path / "maps", StopsAt(epoch, batch))
     with pytest.raises(Stops):
         interrupted.train(split(), computational())
+    made = trainer(tmp_path / "maps", resume=True)
+    assert difference(uninterrupted, outcome(made, made.resume(0, split()))) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_after_ctrl_c_callbacks_were_told_and_it_goes_on_as_exactly(
+    tmp_path: Path, uninterrupted: Mapping[str, Any], error: type[BaseException]
+) -> None:
+    class Told(Callback):
+        def __init__(self) -> None:
+            self.errors: list[type[BaseException]] = []
+
+        def on_exception(self, *, exception: BaseException) -> None:
+            self.errors.append(type(exception))
+
+    told = [Told(), Told()]
+    with pytest.raises(error):
+        trainer(tmp_path / "maps", told[0], background(told[1]), StopsAt(2, 5, error)).train(split(), computational())
+    assert [one.errors for one in told] == [[error], [error]]
     made = trainer(tmp_path / "maps", resume=True)
     assert difference(uninterrupted, outcome(made, made.resume(0, split()))) == []
