@@ -508,11 +508,11 @@ class CallbacksHandler:
         if self._checkpoints is not None:
             self._checkpoints.settle(timeout)
 
-    def _hold_in_children(self, descriptor: int) -> None:
-        """Have the processes of lanes hold a descriptor open, until they end."""
+    def _hold_in_children(self, descriptor: int | None) -> None:
+        """Have the processes of lanes hold a descriptor open, until they end; None: those that start need not."""
         for lane in self._pool.lanes.values():
             if lane.remote is not None:
-                lane.remote.hold(descriptor)
+                lane.remote.let_go() if descriptor is None else lane.remote.hold(descriptor)
 
     def _take_wanted(self) -> None:
         wanted, self._wanted = self._wanted, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from async_trainer.callback import Callback
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
+
+logger = logging.getLogger("async_trainer")
 
 
 class TrainingCheckpoint(Callback):
@@ -67,6 +70,15 @@ class TrainingCheckpoint(Callback):
 
     def __repr__(self) -> str:
         return f"TrainingCheckpoint(every_n_epochs={self.every_n_epochs}, every_n_steps={self.every_n_steps})"
+
+    def check_training(self, *, split: Any = None, **arguments: Any) -> None:
+        """Tell of what can't be resumed exactly."""
+        for name in ("train_loader", "val_loader"):
+            if getattr(getattr(split, name, None), "persistent_workers", False):
+                logger.warning(
+                    "TrainingCheckpoint: the %s of the split has persistent_workers=True: torch draws their seeds once "
+                    "only, so that a resumed training draws other random numbers; without it, it is exact", name
+                )  # fmt: skip
 
     def on_batch_end(self, *, state: TrainerState, callbacks: Any = None, **kwargs: Any) -> None:
         """After a step, where it is due."""

@@ -40,6 +40,7 @@ from async_trainer.states import Visit
 
 QUIET = 0.05  # s: without work, before a state is sent
 OFTEN = 1.0  # s: between two states, while there is work
+SELDOM = 10  # times what the last state took, at least
 CANCELLING = 1.0  # s: for an async hook to be cancelled; then the parent may kill
 clock = time.perf_counter
 
@@ -82,6 +83,8 @@ class Task:
         return self._held.call(job, attempt + self._before)
 
     def retriable(self, error: BaseException) -> bool:
+        if self.owner.timeout is not None:  # the attempt is over: the wait before another is not part of it
+            self._child.say(("began", 0, None))
         return bool(self._held.retriable(error))
 
     def settled(self, job: Job, result: Any, error: BaseException | None) -> None:
@@ -162,6 +165,8 @@ class Child:
         self._state_wanted = False
         self._state_coming = False
         self._stateful = False
+        self._state_failed = False
+        self._state_seconds = 0.0  # that the last one took
         self._ending = False
         self.is_async = False
         self.pool: Any = None
@@ -173,6 +178,7 @@ class Child:
     def run(self) -> None:
         """Receive, until the other end is gone."""
         mapped.ring = self._ring
+        os.register_at_fork(after_in_child=self._let_go)  # who is forked by a hook must not keep the parent waiting
         while (received := self._wire.receive()) is not None:
             frame, descriptors = received
             for kind, *rest in pickle.loads(frame):
@@ -183,6 +189,12 @@ class Child:
                 else:
                     getattr(self, f"_on_{kind}")(*rest)
         self._leave()
+
+    def _let_go(self) -> None:
+        self._wire.forget()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _hold(self, descriptor: int) -> None:
         """A lock of the parent's is held until this process has ended: who goes on with its files waits."""
@@ -404,6 +416,7 @@ class Child:
         self._covered_by(Packer().pack(states)[0])
 
     def _covered_by(self, states: bytes) -> None:
+        self._state_failed = False
         self.say(("covered", states))
         self._covered, self._covered_at = self._handled, clock()
 
@@ -441,12 +454,21 @@ class Child:
             if returned:
                 messages.append(("returned", returned))
             if messages:
-                try:
-                    self._wire.send(pickle.dumps(messages, PROTOCOL))
-                except OSError:  # the parent is no more
-                    pass
+                self._send(messages)
             if ending and not self._out:
                 return
+
+    def _send(self, messages: list[tuple[Any, ...]]) -> None:
+        try:
+            frame = pickle.dumps(messages, PROTOCOL)
+        except Exception:  # a record of a class that can't be sent, say: what else there is must be
+            frame = pickle.dumps([message for message in messages if _can_be_sent(message)], PROTOCOL)
+        try:
+            self._wire.send(frame)
+        except (BrokenPipeError, ConnectionError):  # the parent is no more
+            pass
+        except OSError:  # nothing can be told any more: the parent must see that
+            os._exit(1)
 
     def _take(self) -> list[tuple[Any, ...]]:
         messages: list[tuple[Any, ...]] = []
@@ -475,17 +497,22 @@ class Child:
             return
         now = clock()
         resting = not self.lane.busy and now - self._settled_at >= QUIET
-        if self._state_wanted or resting or now - self._covered_at > OFTEN:
+        seldom = now - self._covered_at > max(OFTEN, SELDOM * self._state_seconds)
+        if self._state_wanted or seldom or (resting and not self._state_failed):
             self._state_coming = True
             self._state_wanted = False
 
             def passed(*_: Any) -> None:
+                began = clock()
                 try:
                     self._send_state()
                 except Exception as error:
-                    logging.getLogger("async_trainer").error("a state could not be sent: %s", told(error))
-                    self._stateful = False
+                    if not self._state_failed:
+                        logging.getLogger("async_trainer").error("a state could not be taken: %s", told(error))
+                    self._state_failed = True
+                    self._covered_at = clock()  # another try comes later
                     self.say(("covered", None))
+                self._state_seconds = clock() - began
 
             self._visit_with(None, passed)
 
@@ -526,6 +553,20 @@ def _pickled_attributes(callback: Any) -> dict[str, bytes]:
     return pickled
 
 
+def _can_be_sent(message: tuple[Any, ...]) -> bool:
+    try:
+        pickle.dumps(message, PROTOCOL)
+    except Exception:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Of a class of its own (an ``IntEnum``), the plain value."""
+    base = next((cls for cls in (bool, int, float, str, bytes) if isinstance(value, cls)), None)
+    return value if base is None or type(value) is base else base(value)
+
+
 class ToParent(logging.handlers.QueueHandler):
     """Log records go to the parent's handlers."""
 
@@ -543,7 +584,7 @@ class ToParent(logging.handlers.QueueHandler):
         return made
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        fields = {name: held for name, held in vars(record).items() if isinstance(held, pickling.PLAIN)}
+        fields = {name: _plain(held) for name, held in vars(record).items() if isinstance(held, pickling.PLAIN)}
         self._child.say(("log", fields))
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import sys
+import traceback
 import warnings
 import weakref
 from collections import deque
@@ -21,6 +22,7 @@ from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
 from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Ready, Sent, Settled
+from async_trainer.runtime.wire import DESCRIPTORS
 from async_trainer.snapshot.shared import Segments
 from async_trainer.states import Visit
 
@@ -88,8 +90,15 @@ class Home:
 
     def hold(self, descriptor: int) -> None:
         """Have the children hold a descriptor open, until they end. The training thread."""
-        self.held = descriptor
+        self.let_go()
+        self.held = os.dup(descriptor)
         self.hold_number += 1
+
+    def let_go(self) -> None:
+        """Children that start from now on need not hold it. The training thread."""
+        held, self.held = self.held, None
+        if held is not None:
+            os.close(held)
 
     def keep_while_referred_to(self, handle: Any) -> None:
         """The child keeps what a call has returned while somebody here may refer to it."""
@@ -109,7 +118,7 @@ class Home:
         import subprocess
 
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        start = f"import sys; sys.path[:] = {sys.path!r}; from async_trainer.process.child import main; main()"
+        start = f"import sys; sys.path[:] = {_paths()!r}; from async_trainer.process.child import main; main()"
         return [sys.executable, *flags, "-c", start, f"lane={self.lane.name}"]
 
     def environment(self) -> dict[str, str]:
@@ -165,7 +174,7 @@ class HomeSession:
             if isinstance(one, logging.Logger) and one.level
         }
         about = {
-            "path": list(sys.path), "argv": list(sys.argv),
+            "path": _paths(), "argv": list(sys.argv),
             "warnings": _warning_filters(), "lane": self._lane.name, "level": root.level,
             "levels": levels, "deadline": self._pool.shutdown_timeout, "async": self._is_async,
         }  # fmt: skip
@@ -196,8 +205,12 @@ class HomeSession:
             self._holds = self._home.hold_number
             messages.append(("hold",))
             descriptors.append(self._home.held)
+        frames: Frames = []
         place = 0
         while place < len(jobs):
+            if len(descriptors) > DESCRIPTORS // 2:  # one event may bring several
+                frames.append(self._frame(*messages, descriptors=descriptors))
+                messages, descriptors = [], []
             payload, end = jobs[place].job.payload, place
             while end < len(jobs) and jobs[end].job.payload is payload:
                 end += 1
@@ -207,7 +220,7 @@ class HomeSession:
         if gone:
             self._told_segments.difference_update(gone)
             messages.append(("forget", gone))
-        return [self._frame(*messages, descriptors=descriptors)]
+        return [*frames, self._frame(*messages, descriptors=descriptors)]
 
     def _event(
         self, payload: Any, jobs: Sequence[Sent], messages: list[tuple[Any, ...]], descriptors: list[int]
@@ -327,7 +340,10 @@ class HomeSession:
             elif kind == "ready":
                 heard.append(Ready())
             elif kind == "log":
-                _log(self._lane.name, rest[0])
+                try:
+                    _log(self._lane.name, rest[0])
+                except Exception:  # of a filter of the user's
+                    traceback.print_exc()
             elif kind == "attributes":
                 self._set_attributes(rest[0])
             elif kind == "settled":
@@ -362,6 +378,10 @@ class HomeSession:
             if segment is not None and count:
                 self._segments.let_go(segment, count)
         self._used.clear()
+
+
+def _paths() -> list[str]:
+    return [os.fspath(path) for path in sys.path if isinstance(path, (str, os.PathLike))]
 
 
 def ship_object(proxied: Proxied) -> bytes:

@@ -13,6 +13,7 @@ A bundle is written under another name, synced, and renamed: that commits it. Ol
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from async_trainer.files.atomic import atomic_write, sync_folder, write_json
 logger = logging.getLogger("async_trainer")
 
 FORMAT = 1
+_numbers = itertools.count()
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"bundle-(\d+)")
 
@@ -62,10 +64,10 @@ class Draft:
     def __init__(self, folder: Path, number: int) -> None:
         self.name = f"bundle-{number:06d}"
         self._final = folder / self.name
-        self._path = folder / f".{self.name}.{os.getpid()}.partial"
+        self._path = folder / f".{self.name}.{os.getpid()}-{next(_numbers)}.partial"
         self._files: dict[str, dict[str, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._path, ignore_errors=True)
+        remove_partials(folder)  # first: there may be no room for another
         self._path.mkdir()
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
@@ -128,8 +130,6 @@ class Bundles:
             file.write(f"{path.name}\n".encode())
         for old in self.paths[keep:]:
             _remove(old)
-        for partial in self.folder.glob(".bundle-*.partial"):  # what killed processes have left
-            shutil.rmtree(partial, ignore_errors=True)
 
     def amend(self, path: Path, callbacks: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Add states that came late to the bundle at ``path``."""
@@ -158,6 +158,24 @@ class Bundles:
         raise ConfigurationError(f"{self.folder}: there is no resume state")
 
 
+def remove_partials(folder: Path) -> None:
+    """What killed processes have left."""
+    for partial in folder.glob(".bundle-*.partial"):
+        match = re.fullmatch(r".*\.(\d+)-\d+\.partial", partial.name)
+        if match is None or not _alive(int(match[1])):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _remove(path: Path) -> None:
     """Interrupted, nothing is left under the name of a bundle."""
     gone = path.with_name(f".{path.name}.gone.partial")
@@ -172,15 +190,17 @@ def _remove(path: Path) -> None:
 def _read(path: Path) -> Bundle:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, Any] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = {str(name): str(one["sha256"]) for name, one in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedBundleError(f"{MANIFEST}: {error}") from error
     if manifest.get("format") != FORMAT:
         raise DamagedBundleError("it is of another version of async_trainer")
+    if not {"objects.pt", "callbacks.pt"} <= files.keys():
+        raise DamagedBundleError(f"{MANIFEST} names too few files")
     content: dict[str, dict[str, Any]] = {}
     for name, expected in files.items():
         try:
-            if _hash(path / name) != expected["sha256"]:
+            if _hash(path / name) != expected:
                 raise DamagedBundleError(f"{name} is not what was written")
             content[name] = torch.load(path / name, map_location="cpu", weights_only=True)
         except OSError as error:

@@ -6,18 +6,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch.nn import Module
 
 from async_trainer.emit import take_values
 from async_trainer.errors import LaneError
 from async_trainer.files.loadable import check_loadable
 from async_trainer.resume.bundles import Bundles
-from async_trainer.resume.objects import live_values, states
+from async_trainer.resume.objects import check_keys, live_values, plain_names, states
 from async_trainer.resume.rng import take_rng
 from async_trainer.routes import Uncaptured
 from async_trainer.runtime.barrier import Barrier
+from async_trainer.runtime.failures import forget_frames
 from async_trainer.snapshot import Scope, open_value
 
 if TYPE_CHECKING:
@@ -126,7 +129,7 @@ class Checkpoints:
 
     def capture(
         self, checkpoint: Checkpoint, folder: Path, objects: Mapping[str, Any], extra: Mapping[str, Any],
-        barrier: Barrier, names: Mapping[str, str], *, keep: int, deadline: float,
+        barrier: Barrier, names: Mapping[str, str], *, keep: int, deadline: float, loaders: Iterable[Any] = (),
     ) -> None:  # fmt: skip
         """Capture, here and now; the rest is done in the background. The training thread.
 
@@ -139,33 +142,43 @@ class Checkpoints:
             names: of the callbacks, with their lanes.
             keep: how many bundles to keep.
             deadline: seconds for the lanes to pass the cut.
+            loaders: whose generators are part of it.
         """
-        rng = take_rng()
+        rng = take_rng(loaders)
+        keys = {name: set(plain_names(one.state_dict())) for name, one in objects.items() if isinstance(one, Module)}
         live = [*(live_values(value) for value in objects.values()), dict(extra), rng]
         plan = Names([*objects, "extra", "rng"])
         values, lease = take_values(self._pool, live, plan)
         if values is None:
-            self._failed(checkpoint, MemoryError("there is no room for it in max_snapshot_bytes"))
+            self.fail(checkpoint, MemoryError("there is no room for it in max_snapshot_bytes"))
             return
-        self._pending = checkpoint
         # No daemon: the interpreter waits for it at its exit, which it reaches within its deadline.
         self._thread = threading.Thread(
-            target=self._write, args=(checkpoint, folder, list(objects), values, lease, barrier, names, keep, deadline),
+            target=self._write, args=(checkpoint, folder, list(objects), keys, values, lease, barrier, names, keep, deadline),
             name="async_trainer-checkpoint", daemon=False,
         )  # fmt: skip
-        self._thread.start()
+        self._pending = checkpoint
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no more threads
+            if lease is not None:
+                self._pool.release(lease)
+            raise
 
     def _write(
-        self, checkpoint: Checkpoint, folder: Path, objects: list[str], values: list[Any], lease: Lease | None,
+        self, checkpoint: Checkpoint, folder: Path, objects: list[str], keys: Mapping[str, set[str]], values: list[Any], lease: Lease | None,
         barrier: Barrier, names: Mapping[str, str], keep: int, deadline: float,
     ) -> None:  # fmt: skip
         until = time.monotonic() + deadline
         draft = None
         try:
-            bundles = Bundles(folder)
-            draft = bundles.draft()
             try:
-                draft.write("objects", self._opened(objects, values, lease))
+                bundles = Bundles(folder)
+                draft = bundles.draft()
+                content = self._opened(objects, values, lease)
+                check_keys(content["objects"], keys)
+                draft.write("objects", content)
+                del content
             finally:
                 values.clear()
                 if lease is not None:
@@ -184,7 +197,7 @@ class Checkpoints:
         except BaseException as error:
             if draft is not None:
                 draft.abandon()
-            self._failed(checkpoint, error)
+            self.fail(checkpoint, error)
             return
         if late:
             self._add_late(bundles, path, barrier, late)
@@ -229,7 +242,9 @@ class Checkpoints:
         except Exception as error:
             logger.warning("checkpoint %s goes without the states of: %s (%s)", path, ", ".join(late), error)
 
-    def _failed(self, checkpoint: Checkpoint, error: BaseException) -> None:
+    def fail(self, checkpoint: Checkpoint, error: BaseException) -> None:
+        """It is not made: logged, and raised at the end of the run."""
+        forget_frames(error)  # they hold what was captured
         raised = LaneError(f"the checkpoint failed: {type(error).__name__}: {error}; the one before is still there")
         raised.__cause__ = error
         logger.error("%s", raised)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ def take(
     keep: int = 2,
     deadline: float = 60.0,
     wait: bool = False,
+    loaders: Iterable[Any] = (),
 ) -> Checkpoint:
     """Take a checkpoint: now, or, inside an inline hook, after its event was pushed. The training thread.
 
@@ -39,6 +40,7 @@ def take(
         keep: how many bundles are kept.
         deadline: seconds for the lanes to pass the cut; those that have not are taken as they were last known.
         wait: wait until it is on disk, or has failed.
+        loaders: data loaders whose generators are part of it.
     """
     handler._ensure_started()
     checkpoint = Checkpoint()
@@ -50,14 +52,17 @@ def take(
             logger.info("a checkpoint is skipped: the one before is still under way")
             checkpoint.skip()
             return
-        objects, extra = content()
-        handler._store.watch(objects.values())
         lanes = {one.name: one.lane.name for one in handler.attached if one.lane is not None}
-        ours = {"seq": handler._pool.seq, "counts": {name: _counts(handler, name) for name in lanes}}
-        checkpoints.capture(
-            checkpoint, folder, objects, {**extra, "handler": ours}, handler.barrier(), lanes,
-            keep=keep, deadline=deadline,
-        )  # fmt: skip
+        try:
+            objects, extra = content()
+            handler._store.watch(objects.values())
+            ours = {"seq": handler._pool.seq, "counts": {name: _counts(handler, name) for name in lanes}}
+            checkpoints.capture(
+                checkpoint, folder, objects, {**extra, "handler": ours}, handler.barrier(), lanes,
+                keep=keep, deadline=deadline, loaders=loaders,
+            )  # fmt: skip
+        except Exception as error:  # of a state_dict(): it costs the checkpoint, not the training
+            checkpoints.fail(checkpoint, error)
         if wait:
             checkpoints.settle(None)
 
@@ -94,8 +99,8 @@ def restore(handler: CallbacksHandler, folder: Path, objects: Mapping[str, Any])
     restore_callbacks(handler, bundle)
 
 
-def restore_callbacks(handler: CallbacksHandler, bundle: Bundle, loader: Any = None) -> None:
-    """Hand the callbacks their states, then set the random generators, those of ``loader`` too. The training thread."""
+def restore_callbacks(handler: CallbacksHandler, bundle: Bundle, loaders: Iterable[Any] = ()) -> None:
+    """Hand the callbacks their states, then set the generators, those of ``loaders`` too. The training thread."""
     known = {one.name for one in handler.attached}
     gone = sorted(name for name, state in bundle.callbacks.items() if state and name not in known)
     if gone:
@@ -106,4 +111,4 @@ def restore_callbacks(handler: CallbacksHandler, bundle: Bundle, loader: Any = N
     for route in handler._routes.values():
         for task in route.tasks if route is not None else ():
             task.counts.update(ours["counts"].get(task.owner.name, {}).get(task.name, {}))
-    put_rng(bundle.objects["rng"], loader)
+    put_rng(bundle.objects["rng"], loaders)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from async_trainer.errors import ConfigurationError
 from async_trainer.snapshot.gradients import with_gradients
@@ -52,11 +53,12 @@ def live_values(value: Any) -> Any:
 def states(value: Any) -> Any:
     """The states of what was captured. Any thread."""
     if isinstance(value, torch.nn.Module):
-        state = dict(value.state_dict())
+        state = plain_names(value.state_dict())
+        buffers, parameters = plain_names(dict(value.named_buffers())), plain_names(dict(value.named_parameters()))
         return {
             "state": state,
-            "buffers": {name: one for name, one in value.named_buffers() if name not in state},  # not persistent
-            "gradients": {name: one.grad for name, one in value.named_parameters() if one.grad is not None},
+            "buffers": {name: one for name, one in buffers.items() if name not in state},  # not persistent
+            "gradients": {name: one.grad for name, one in parameters.items() if one.grad is not None},
         }
     if isinstance(value, CAPTURED):
         return value.state_dict()
@@ -92,12 +94,35 @@ def load(value: Any, state: Any, path: str) -> None:
         ) from error
 
 
+def plain_names(named: Mapping[str, Any]) -> dict[str, Any]:
+    """``named``, as it would be without ``torch.compile``: a snapshot of a compiled module is one of what it wraps."""
+    return {name.replace("_orig_mod.", ""): value for name, value in named.items()}
+
+
+def check_keys(states: Mapping[str, Any], keys: Mapping[str, set[str]]) -> None:
+    """Refuse a module whose snapshot has another state than itself: hooks of its ``state_dict`` don't run there.
+
+    Raises:
+        ConfigurationError: names the module, and a key.
+    """
+    for name, expected in keys.items():
+        other = sorted(expected ^ states[name]["state"].keys())
+        if other:
+            raise ConfigurationError(
+                f"{name}: its state_dict() and that of its snapshot differ in {other[0]!r}: hooks of state_dict() are "
+                "no part of a snapshot; override get_extra_state, or state_dict itself, in its class"
+            )
+
+
 def _load_module(value: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    value.load_state_dict(state["state"])
+    if isinstance(value, (DataParallel, DistributedDataParallel)):  # the same goes for these
+        value = value.module
+    names = {name.replace("_orig_mod.", ""): name for name in value.state_dict()}
+    value.load_state_dict({names.get(name, name): one for name, one in state["state"].items()})
     with torch.no_grad():
-        for name, one in value.named_buffers():
+        for name, one in plain_names(dict(value.named_buffers())).items():
             if name in state["buffers"]:
                 one.copy_(state["buffers"][name])
     gradients = state["gradients"]
-    for name, parameter in value.named_parameters():
+    for name, parameter in plain_names(dict(value.named_parameters())).items():
         parameter.grad = gradients[name].to(parameter.device) if name in gradients else None

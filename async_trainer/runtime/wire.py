@@ -43,7 +43,9 @@ class Wire:
         try:
             while len(head) < HEAD.size:
                 space = socket.CMSG_SPACE(DESCRIPTORS * received.itemsize)
-                part, extras, _, _ = self._socket.recvmsg(HEAD.size - len(head), space)
+                part, extras, flags, _ = self._socket.recvmsg(HEAD.size - len(head), space)
+                if flags & socket.MSG_CTRUNC:  # this process may open no more files
+                    return None
                 for level, kind, data in extras:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                         received.frombytes(data[: len(data) - len(data) % received.itemsize])

@@ -34,6 +34,7 @@ class Segment:
     """
 
     def __init__(self, number: int, size: int) -> None:
+        self.fd = -1
         self.number = number
         self.size = size
         self.fd = _anonymous_file(size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,7 +48,7 @@ class Resumable:
         """Take one: within an inline hook, after the event."""
         return cut.take(
             self._handler, self._folder, self.content, keep=asked.keep, deadline=asked.deadline,
-            wait=asked.wait if wait is None else wait,
+            wait=asked.wait if wait is None else wait, loaders=self._run.loaders,
         )  # fmt: skip
 
     def at_termination(self) -> None:
@@ -104,7 +104,7 @@ def check_bundle(bundle: Bundle, run: TrainingRun, split: Split) -> None:
         ConfigurationError: names what differs.
     """
     kept = bundle.objects["objects"]
-    there, here = kept["model"]["state"], run.model.state_dict()
+    there, here = kept["model"]["state"], objects.plain_names(run.model.state_dict())
     for name in [*there, *here]:
         if name not in there or name not in here or _shape(there[name]) != _shape(here[name]):
             raise ConfigurationError(
@@ -137,20 +137,19 @@ def go_on(bundle: Bundle, run: TrainingRun, handler: CallbacksHandler) -> None:
         objects.load(run.train_loader, kept["loader"], "loader")
     for name, value in extra["state"].items():
         setattr(run.state, name, value)
-    run.state.should_stop = False
     run.accumulated, run.divisor = extra["loop"]["accumulated"], extra["loop"]["divisor"]
     run.epoch_rng = extra["epoch_rng"]
     run.skip = run.state.current_train_batch if extra["loop"]["in_epoch"] else 0
     run.skip_by_state = "loader" in kept
-    cut.restore_callbacks(handler, bundle, run.train_loader)
+    cut.restore_callbacks(handler, bundle, run.loaders)
     run.cut_rng = bundle.objects["rng"]
 
 
 @contextmanager
-def locked(folder: SplitMaps) -> Iterator[Callable[[CallbacksHandler], None]]:
+def locked(folder: SplitMaps, handler: CallbacksHandler) -> Iterator[None]:
     """Hold ``run.lock`` of a split: one run at a time, and none before the children of a killed one have ended.
 
-    Gives a function that has the children of a handler hold it, too.
+    The children of ``handler`` hold it, too.
 
     Raises:
         ConfigurationError: another process holds it for longer than a killed run's children could.
@@ -170,8 +169,10 @@ def locked(folder: SplitMaps) -> Iterator[Callable[[CallbacksHandler], None]]:
             logger.warning("waiting for a process that still has %s", folder.path)
         time.sleep(LOOK)
     try:
-        yield lambda handler: handler._hold_in_children(lock)
+        handler._hold_in_children(lock)
+        yield
     finally:
+        handler._hold_in_children(None)
         path.unlink(missing_ok=True)
         fcntl.flock(lock, fcntl.LOCK_UN)  # for the copies that children have, too
         os.close(lock)

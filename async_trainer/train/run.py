@@ -67,19 +67,24 @@ class TrainingRun(Run):
     at_termination: Callable[[], None] | None = None
     """Called before SIGTERM ends the training."""
 
+    @property
+    def loaders(self) -> list[Any]:
+        """Those with generators of their own, perhaps."""
+        return [self.train_loader, self.val_loader]
+
     def batches(self) -> Iterator[Any]:
         """The training batches of this epoch; of a resumed one, those that are left, as they would have come."""
         if not self.skip:
-            self.epoch_rng = take_rng(self.train_loader)
+            self.epoch_rng = take_rng(self.loaders)
             yield from self.train_loader
             return
         left, self.skip = self.skip, 0
-        put_rng(self.epoch_rng, self.train_loader)
+        put_rng(self.epoch_rng, self.loaders)
         batches = iter(self.train_loader)
         if not self.skip_by_state:
             for _ in zip(range(left), batches, strict=False):
                 pass
-        put_rng(self.cut_rng, self.train_loader)
+        put_rng(self.cut_rng, self.loaders)
         yield from batches
 
     def terminate_if_asked(self) -> None:

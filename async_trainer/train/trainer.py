@@ -205,9 +205,8 @@ class Trainer:
             termination() as asked,
             computational.applied(),
             recorded(folder, split, computational, run_metrics, self.state) as finished,
-            locked(folder) as hold,
+            locked(folder, self.callbacks),
         ):
-            hold(self.callbacks)
             run = self._training(split, computational, run_metrics, asked)
             with self._guarded(run):
                 self._prepare(run)
@@ -235,21 +234,21 @@ class Trainer:
         check_open(self.callbacks)
         self.maps.read()
         folder = self.maps.split(split_idx)
-        record = folder.read()
-        if record["status"] == "finished":
-            raise ConfigurationError(f"split {split_idx}: its training is finished: there is nothing to resume")
+        folder.read()
         split = self._split_to_resume(split_idx, split)
-        run_metrics = self.metrics.subset(record["metrics"])
-        computational = recorded_computational(folder)
-        with termination() as asked, computational.applied(), locked(folder) as hold:
+        with termination() as asked, locked(folder, self.callbacks):
+            record = folder.read()  # only now: whoever had the lock may have finished
+            if record["status"] == "finished":
+                raise ConfigurationError(f"split {split_idx}: its training is finished: there is nothing to resume")
+            run_metrics = self.metrics.subset(record["metrics"])
+            computational = recorded_computational(folder)
             bundle = self._bundle(folder)
             reset(self.state)
             self.state.called, self.state.split_idx = "train", split_idx
             run = self._training(split, computational, run_metrics, asked)
             check_bundle(bundle, run, split)
             self._splits[split_idx] = split
-            hold(self.callbacks)
-            with resumed(folder, self.state) as finished, self._guarded(run):
+            with computational.applied(), resumed(folder, self.state) as finished, self._guarded(run):
                 self._build(run)
                 self._begin(run, split, Event.RESUME)
                 go_on(bundle, run, self.callbacks)

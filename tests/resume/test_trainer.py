@@ -96,7 +96,10 @@ def test_a_run_that_is_alive_is_waited_for_then_refused(tmp_path: Path, monkeypa
     with pytest.raises(Stops):
         trainer(tmp_path / "maps", StopsAt(2, 0)).train(split(), computational())
     made = trainer(tmp_path / "maps", resume=True)
-    with resume.locked(made.maps.split(0)), pytest.raises(ConfigurationError, match="split 0 is in use"):
+    with (
+        resume.locked(made.maps.split(0), made.callbacks),
+        pytest.raises(ConfigurationError, match="split 0 is in use"),
+    ):
         made.resume(0, split())
     assert made.resume(0, split()).shape[0] == 3
     assert not (made.maps.split(0).path / "run.lock").exists()

@@ -32,6 +32,7 @@ clock = time.perf_counter
 
 DEATHS = 3  # with nothing delivered in between: then the lane is given up
 GRACE = 0.2  # s: for the hook under way, once its lane was abandoned
+LOOK = 1.0  # s: whether the child is still there
 LEAVE = 2.0  # s: for a child to end that has handled everything; then it is left to itself
 RESPAWN = 0.1  # s: before another child, doubled each time
 START = 60.0  # s: for a child to start, on a busy machine, before its lane counts as stalled
@@ -66,8 +67,11 @@ class Child:
         try:
             for frame, descriptors in frames:
                 self.wire.send(frame, descriptors)
-        except OSError:
+        except (BrokenPipeError, ConnectionError):
             pass
+        except OSError as error:  # it may have half a frame, and would wait for the rest
+            say(logging.ERROR, "what a process is to get can't be sent: %s", error)
+            self.kill()
 
     def kill(self) -> None:
         """End it, whatever it does."""
@@ -80,8 +84,10 @@ class Child:
         except subprocess.TimeoutExpired:
             code = 0
         if self.reader is not None:
+            self.reader.join(LEAVE if code == 0 else GRACE)
+        self.wire.close()  # a process that a hook has forked may have it open still
+        if self.reader is not None:
             self.reader.join(LEAVE)
-        self.wire.close()
         self.session.close()
         if code >= 0:
             return f"exit code {code}"
@@ -112,6 +118,7 @@ class ProcessWorker(OnThread):
         self._uncovered: deque[Sent] = deque()  # handled, but in no state that is here
         self._uncovered_bytes = 0
         self._asked = False  # for a state
+        self._beyond = 0  # handled, in no state, and let go of: lost if the child dies before its next state
         self._mark: Mark | None = None  # being visited
         self._mark_sent = False
         self._timed: tuple[Sent, float] | None = None  # the hook under way, and when it overruns its timeout, in s
@@ -231,15 +238,21 @@ class ProcessWorker(OnThread):
                 self._send_jobs([self._again.popleft()])
             elif not self._flight and self._mark is not None and not self._mark_sent:
                 self._mark_sent = True
-                child.send([(child.session.visit(self._mark), ())])
+                try:
+                    child.send([(child.session.visit(self._mark), ())])
+                except Exception as error:  # of a state that can't be sent
+                    self._pass(None, error)
+                    continue
             now = clock()
             if lane.abandoned:
                 until = until or now + GRACE
                 if now >= until:
                     break
             timed = self._timed
-            deadlines = [one for one in (until, timed and timed[1]) if one is not None]
-            self._bell.acquire(timeout=max(0.0, min(deadlines) - now) if deadlines else -1)
+            deadlines = [one for one in (until, timed and timed[1], now + LOOK) if one is not None]
+            rung = self._bell.acquire(timeout=max(0.0, min(deadlines) - now))
+            if not rung and child.process.poll() is not None:
+                child.gone = True  # and its connection is still open elsewhere
             if timed is not None and timed is self._timed and clock() >= timed[1]:
                 self._overran, self._timed = timed[0], None
                 child.kill()
@@ -281,6 +294,12 @@ class ProcessWorker(OnThread):
         how = child.reap(LEAVE)
         self._child = None
         overran, self._overran, self._timed = self._overran, None, None
+        if self._beyond:
+            say(
+                logging.ERROR, "lane %s: %d events that it had handled are lost with its state", lane.name, self._beyond
+            )
+            self._pool.revoke(lane, self._beyond)
+            self._beyond = 0
         if overran is not None:
             self._settle_overrun(overran)
         else:
@@ -313,6 +332,7 @@ class ProcessWorker(OnThread):
             self._give_up(f"no process can be started for it ({error})")
             return
         self._mark_sent = False
+        attempts.begin(self._pool, lane, self._patience)
         if handled:
             self._send_jobs(handled)
 
@@ -395,9 +415,13 @@ class ProcessWorker(OnThread):
         elif isinstance(message, Began):
             self._began(message)
         elif isinstance(message, Covered):
-            self._asked = False
+            asked, self._asked = self._asked, False
             if message.state is not None:
-                self._state = message.state
+                self._state, self._beyond = message.state, 0
+            elif asked:  # there is no room to keep them any longer
+                self._beyond += len(self._uncovered)
+            else:
+                return
             self._let_go_of_covered(len(self._uncovered))
         elif isinstance(message, Passed):
             self._pass(message.states, message.error)
@@ -407,6 +431,9 @@ class ProcessWorker(OnThread):
 
     def _began(self, message: Began) -> None:
         if self._flight:
+            if message.patience is None:
+                self._timed = None
+                return
             self._flight[0].attempt = message.attempt
             self._timed = self._flight[0], clock() + message.patience
 

@@ -47,7 +47,7 @@ class Began:
     """A hook with a timeout has begun."""
 
     attempt: int
-    patience: float  # s: then it is to be killed
+    patience: float | None  # s: then it is to be killed; None: it has ended, and will be tried again
 
 
 @dataclass(slots=True)
