@@ -42,6 +42,7 @@ T = TypeVar("T")
 clock = time.perf_counter
 
 TRAINING_RUNS = frozenset({Event.TRAIN_START, Event.RESUME})
+PLAIN_VALUES = (bool, int, float, str)
 BOUNDARIES = ONCE_PER_RUN | EVALUATION_STARTS | TRAINING_STARTS
 
 
@@ -488,7 +489,8 @@ class CallbacksHandler:
 
         Args:
             path: a folder; the two newest checkpoints are kept in it.
-            **objects: what has ``state_dict`` and ``load_state_dict``, or dicts and lists of such.
+            **objects: what has ``state_dict`` and ``load_state_dict``, or dicts and lists of such; and plain values: a
+                step, an epoch.
 
         Returns:
             A :class:`Checkpoint`: ``wait()`` for it, or look whether it is ``done``. While one is under way another is
@@ -500,8 +502,10 @@ class CallbacksHandler:
         from async_trainer.resume import cut
         from async_trainer.resume.objects import check_objects
 
-        check_objects(objects)
-        return cut.take(self, Path(path), lambda: (objects, {}))
+        values = {name: value for name, value in objects.items() if value is None or type(value) in PLAIN_VALUES}
+        stateful = {name: value for name, value in objects.items() if name not in values}
+        check_objects(stateful)
+        return cut.take(self, Path(path), lambda: (stateful, {"values": values}))
 
     def _settle_checkpoint(self, timeout: float | None) -> None:
         """Wait for the checkpoint that is under way, if one is."""
@@ -519,9 +523,12 @@ class CallbacksHandler:
         for take in wanted:
             take()
 
-    def restore(self, path: str | os.PathLike[str], /, **objects: Any) -> None:
+    def restore(self, path: str | os.PathLike[str], /, **objects: Any) -> dict[str, Any]:
         """Go on from the newest checkpoint in a folder: hand each object and each callback its state, and set the
         random generators. The training thread; waits for the lanes.
+
+        Returns:
+            The plain values that the checkpoint was given, by name.
 
         Raises:
             ConfigurationError: there is none that is whole; or an object is not in it, or of another kind. Nothing is
@@ -529,7 +536,7 @@ class CallbacksHandler:
         """
         from async_trainer.resume import cut
 
-        cut.restore(self, Path(path), objects)
+        return cut.restore(self, Path(path), objects)
 
     def stats(self) -> Stats:
         """What happened to the events so far, and what that cost the loop: immutable; prints as a table. Any thread."""

@@ -29,6 +29,7 @@ from async_trainer.errors import CaptureError, ConfigurationError, EventLostErro
 from async_trainer.hooks import find_hooks
 from async_trainer.process import pickling
 from async_trainer.process.pickling import PROTOCOL, REMEDY, Packer, define, mapped, pack_error, said_by, unpack
+from async_trainer.process.ship import Shipper
 from async_trainer.routes import Arrangement, HookTask, Plan, Snapshot
 from async_trainer.runtime.failures import Failures, told
 from async_trainer.runtime.job import DISABLE_AFTER, Job, Mark, Owner
@@ -590,6 +591,7 @@ class ToParent(logging.handlers.QueueHandler):
 
 def main() -> None:
     """Run until the parent hangs up."""
+    Shipper.inside = True
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -27,6 +27,11 @@ def ship(subject: Any, what: str, remedy: str) -> bytes:
     Raises:
         ConfigurationError: names the attribute that can't be sent, by its path.
     """
+    if Shipper.inside:
+        raise ConfigurationError(
+            f"{what}: this is the process of a lane: it imports the module that defines what was sent to it, which "
+            'starts another there: put what starts a training under `if __name__ == "__main__":`'
+        )
     if not supported():
         raise ConfigurationError(f"{what}: placement='process' needs a system with Unix sockets; use 'thread'")
     problem: Exception
@@ -111,6 +116,8 @@ def dumps(subject: Any) -> bytes:
 
 class Shipper(ByValue):
     """Refuses what is of no use in another process."""
+
+    inside = False  # whether this is the process of a lane
 
     def reducer_override(self, obj: Any) -> Any:
         if fires_events(obj):

@@ -154,7 +154,8 @@ class Checkpoints:
             return
         # No daemon: the interpreter waits for it at its exit, which it reaches within its deadline.
         self._thread = threading.Thread(
-            target=self._write, args=(checkpoint, folder, list(objects), keys, values, lease, barrier, names, keep, deadline),
+            target=self._write,
+            args=(checkpoint, folder, list(objects), keys, values, lease, barrier, names, keep, deadline),
             name="async_trainer-checkpoint", daemon=False,
         )  # fmt: skip
         self._pending = checkpoint
@@ -166,8 +167,8 @@ class Checkpoints:
             raise
 
     def _write(
-        self, checkpoint: Checkpoint, folder: Path, objects: list[str], keys: Mapping[str, set[str]], values: list[Any], lease: Lease | None,
-        barrier: Barrier, names: Mapping[str, str], keep: int, deadline: float,
+        self, checkpoint: Checkpoint, folder: Path, objects: list[str], keys: Mapping[str, set[str]],
+        values: list[Any], lease: Lease | None, barrier: Barrier, names: Mapping[str, str], keep: int, deadline: float,
     ) -> None:  # fmt: skip
         until = time.monotonic() + deadline
         draft = None

@@ -79,8 +79,11 @@ def _counts(handler: CallbacksHandler, name: str) -> dict[str, dict[str, int]]:
     return {task.name: dict(task.counts) for task in tasks if task.owner.name == name and task.counts}
 
 
-def restore(handler: CallbacksHandler, folder: Path, objects: Mapping[str, Any]) -> None:
+def restore(handler: CallbacksHandler, folder: Path, objects: Mapping[str, Any]) -> dict[str, Any]:
     """Go on from the newest bundle in ``folder``. The training thread.
+
+    Returns:
+        The plain values in it.
 
     Raises:
         ConfigurationError: there is none that is whole; or an object is not in it, or of another kind.
@@ -93,10 +96,16 @@ def restore(handler: CallbacksHandler, folder: Path, objects: Mapping[str, Any])
         raise ConfigurationError(
             f"restore: {', '.join(missing)}: not in {bundle.path}; there are: {', '.join(kept) or 'none'}"
         )
+    left = [name for name in kept if name not in objects]
+    if left:
+        logger.warning("restore: %s has states that nothing was given for: %s", bundle.path, ", ".join(left))
     handler.fence()
     for name, value in objects.items():
         load(value, kept[name], name)
     restore_callbacks(handler, bundle)
+    logger.info("restored from %s", bundle.path)
+    values: dict[str, Any] = bundle.objects["extra"].get("values", {})
+    return values
 
 
 def restore_callbacks(handler: CallbacksHandler, bundle: Bundle, loaders: Iterable[Any] = ()) -> None:

@@ -84,6 +84,9 @@ class Pool(Traffic):
         if self.synchronous:
             self._start_workers(self._context)
         else:
+            for lane in self.lanes.values():
+                if lane.remote is not None and lane.name not in self.workers:
+                    lane.remote.ship()  # here: another thread would wait for what this one is importing
             uninterrupted(self._start_workers, self._context)
 
     def _start_workers(self, context: contextvars.Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ from async_trainer.train.run import Run, TrainingRun
 from async_trainer.train.signals import Termination, termination
 from async_trainer.train.split import Split
 from async_trainer.train.state import TrainerState, reset
+
+logger = logging.getLogger("async_trainer")
 
 
 class Trainer:
@@ -252,6 +255,10 @@ class Trainer:
                 self._build(run)
                 self._begin(run, split, Event.RESUME)
                 go_on(bundle, run, self.callbacks)
+                logger.info(
+                    "split %d goes on from epoch %d, step %d (%s)",
+                    split_idx, self.state.current_epoch, self.state.optim_step, bundle.path.name,
+                )  # fmt: skip
                 self.state.num_epochs = self.optimization.num_epochs
                 loop.train(run)
                 self._end(run, finished)

@@ -66,7 +66,7 @@ def test_what_a_child_was_given_before_it_died_comes_again_and_says_so(
     assert 3 in dies.again
     assert handler.close().ok
     assert "lane dies: its process died (SIGSEGV" in caplog.text
-    assert "another goes on, with" in caplog.text
+    assert "another goes on from its last state, and is given" in caplog.text
 
 
 @pytest.mark.parametrize("stateful", [True, False])

@@ -63,9 +63,9 @@ class StopsAt(Callback):
             raise self.error
 
 
-def trainer(folder: Path, *callbacks: Any, resume: bool = False, steps: int | None = 1) -> Trainer:
+def trainer(folder: Path, *callbacks: Any, resume: bool = False, steps: int | None = 1, wait: bool = False) -> Trainer:
     given = [
-        TrainingCheckpoint(every_n_steps=steps, keep=2),
+        TrainingCheckpoint(every_n_steps=steps, keep=2, wait=wait),
         EarlyStopping("loss", patience=50),
         LRScheduler(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)),
         MetricsLog(),

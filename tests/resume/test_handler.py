@@ -238,10 +238,86 @@ def test_mistakes_are_told_before_anything_is_touched(tmp_path: Path) -> None:
     with CallbacksHandler() as handler:
         with pytest.raises(ConfigurationError, match="there is no resume state"):
             handler.restore(tmp_path / "nothing", model=model)
-        with pytest.raises(ConfigurationError, match=r"lr is a float, without state_dict and load_state_dict"):
-            handler.checkpoint(tmp_path, lr=0.1)
+        with pytest.raises(ConfigurationError, match=r"model is a object, without state_dict and load_state_dict"):
+            handler.checkpoint(tmp_path, model=object())
         handler.checkpoint(tmp_path, model=model).wait(30)
         with pytest.raises(ConfigurationError, match=r"restore: optimizer: not in .*; there are: model"):
             handler.restore(tmp_path, optimizer=torch.optim.SGD(model.parameters()))
         with pytest.raises(ConfigurationError, match="model: what was saved is of another Linear"):
             handler.restore(tmp_path, model=nn.Linear(3, 2))
+
+
+def test_a_checkpoint_that_fails_gives_its_memory_back(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    model = nn.Linear(1000, 1000)
+    handler = CallbacksHandler()
+    for _ in range(3):
+        with pytest.raises(LaneError, match="the checkpoint failed"):
+            handler.checkpoint(tmp_path / "file" / "folder", model=model).wait(30)
+    assert handler.stats().snapshot_bytes == 0
+    with pytest.raises(LaneError):
+        handler.close()
+
+
+def test_what_a_killed_process_has_left_goes_before_there_is_no_room(tmp_path: Path) -> None:
+    left = tmp_path / ".bundle-000001.999999999-0.partial"
+    left.mkdir()
+    (left / "objects.pt").touch()
+    with CallbacksHandler() as handler:
+        handler.checkpoint(tmp_path).wait(30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle-000001", "latest"]
+
+
+def test_a_state_that_raises_costs_the_checkpoint_and_not_the_training(tmp_path: Path) -> None:
+    class Raises(Callback):
+        def on_batch_end(self, *, n: int) -> None: ...
+
+        def state_dict(self) -> dict[str, Any]:
+            raise OSError("no state")
+
+    handler = CallbacksHandler([Raises()])
+    handler.call_event("on_batch_end", n=1)
+    with pytest.raises(LaneError, match="the checkpoint failed: OSError: no state"):
+        handler.checkpoint(tmp_path).wait(30)
+    handler.call_event("on_batch_end", n=2)
+    with pytest.raises(LaneError):
+        handler.close()
+
+
+@pytest.mark.parametrize("compiled", [(True, False), (False, True), (True, True)])
+def test_a_compiled_model_goes_on_as_one_that_is_not_and_the_other_way_round(
+    tmp_path: Path, compiled: tuple[bool, bool]
+) -> None:
+    def make(compile: bool) -> nn.Module:  # noqa: A002
+        inner = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        return nn.Sequential(torch.compile(inner) if compile else inner)  # type: ignore[arg-type]
+
+    one, other = make(compiled[0]), make(compiled[1])
+    with CallbacksHandler() as handler:
+        handler.checkpoint(tmp_path, model=one).wait(30)
+        handler.restore(tmp_path, model=other)
+    for left, right in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_module_whose_snapshot_has_another_state_is_refused_when_it_is_saved(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+
+    def hook(module: nn.Module, state: dict[str, Any], prefix: str, local: Any) -> None:
+        state["more"] = torch.ones(1)
+
+    model.register_state_dict_post_hook(hook)
+    handler = CallbacksHandler()
+    with pytest.raises(LaneError, match=r"model: its state_dict\(\) and that of its snapshot differ in 'more'"):
+        handler.checkpoint(tmp_path, model=model).wait(30)
+    with pytest.raises(LaneError):
+        handler.close()
+
+
+def test_plain_values_come_back_and_what_nobody_asks_for_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with CallbacksHandler() as handler:
+        handler.checkpoint(tmp_path, model=nn.Linear(2, 2), step=7, best=0.5, note="x", done=False).wait(30)
+        assert handler.restore(tmp_path) == {"step": 7, "best": 0.5, "note": "x", "done": False}
+    assert "has states that nothing was given for: model" in caplog.text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from async_trainer import Callback, Split, Trainer
+from async_trainer import Callback, OptimizationConfig, Split, Trainer, background
 from async_trainer.errors import ConfigurationError
 from async_trainer.resume.bundles import Bundles
 from tests.resume.kit import Noisy, Stops, StopsAt, computational, difference, outcome, split, trainer
@@ -46,7 +46,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_resumed_run_fires_on_resume_then_loads_then_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Stops):
-        trainer(tmp_path / "maps", Notes(), StopsAt(2, 0)).train(split(), computational())
+        trainer(tmp_path / "maps", Notes(), StopsAt(2, 0), wait=True).train(split(), computational())
     notes = Notes()
     trainer(tmp_path / "maps", notes, resume=True).resume(0, split())
     assert notes.seen == [
@@ -141,6 +141,56 @@ def test_workers_and_a_generator_of_the_loader_go_on_too(tmp_path: Path) -> None
         return Split(0, loader, made.val_loader)
 
     whole = trainer(tmp_path / "whole", steps=None)
+    expected = outcome(whole, whole.train(data(), computational()))
+    with pytest.raises(Stops):
+        trainer(tmp_path / "maps", StopsAt(2, 5)).train(data(), computational())
+    made = trainer(tmp_path / "maps", resume=True)
+    assert difference(expected, outcome(made, made.resume(0, data()))) == []
+
+
+class AtTheEnd(Callback):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_test_end(self) -> None:
+        self.count += 1
+
+
+def test_a_process_lane_goes_on_after_the_lock_of_a_run_has_gone(tmp_path: Path) -> None:
+    at_the_end = AtTheEnd()
+    callbacks = [background(at_the_end, placement="process")]
+    made = Trainer(tmp_path / "maps", Noisy(), optimization=OptimizationConfig(num_epochs=1), callbacks=callbacks)
+    made.train(split(), computational())
+    made.test("split-0_final", "again", dataloader=split().val_loader)
+    assert at_the_end.count == 1
+    made.callbacks.close()
+
+
+def test_a_run_that_had_been_asked_to_stop_does_not_train_on(tmp_path: Path) -> None:
+    class Asks(Callback):
+        def on_epoch_end(self, *, state: Any) -> None:
+            state.should_stop = state.should_stop or state.current_epoch == 2
+
+    whole = trainer(tmp_path / "whole", Asks())
+    expected = outcome(whole, whole.train(split(), computational()))
+    interrupted = trainer(tmp_path / "maps", Asks())
+    interrupted._save_final = lambda run: (_ for _ in ()).throw(Stops)  # type: ignore[method-assign]
+    with pytest.raises(Stops):
+        interrupted.train(split(), computational())
+    made = trainer(tmp_path / "maps", Asks(), resume=True)
+    assert difference(expected, outcome(made, made.resume(0, split()))) == []
+
+
+def test_a_validation_loader_with_a_generator_of_its_own_goes_on_too(tmp_path: Path) -> None:
+    def data() -> Split:
+        made = split()
+        val = torch.utils.data.DataLoader(
+            made.val_loader.dataset, batch_size=8, shuffle=True,  # type: ignore[union-attr]
+            generator=torch.Generator().manual_seed(4),
+        )  # fmt: skip
+        return Split(0, made.train_loader, val)
+
+    whole = trainer(tmp_path / "whole")
     expected = outcome(whole, whole.train(data(), computational()))
     with pytest.raises(Stops):
         trainer(tmp_path / "maps", StopsAt(2, 5)).train(data(), computational())

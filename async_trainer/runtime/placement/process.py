@@ -128,10 +128,6 @@ class ProcessWorker(OnThread):
 
     # ------------------------------------------------------------------------------------------- called by the pool
 
-    def start(self, context: contextvars.Context) -> None:
-        self._remote.ship()
-        super().start(context)
-
     def stop(self) -> None:
         self._over.open()
         self.ring()
@@ -311,8 +307,9 @@ class ProcessWorker(OnThread):
                 return
             count = len(self._uncovered) + len(self._flight) + len(self._again)
             say(
-                logging.WARNING, "lane %s: its process died (%s%s); another goes on%s", lane.name, how, what,
-                f", with {count} events once more" if count else "",
+                logging.WARNING, "lane %s: its process died (%s%s); another goes on %s%s", lane.name, how, what,
+                "from its last state" if self._state is not None else "without a state",
+                f", and is given {count} event{'s' * (count > 1)} that it had not handled for sure" if count else "",
             )  # fmt: skip
             self._over.wait(RESPAWN * 2 ** (self._deaths - 1))
         if lane.abandoned:
@@ -320,21 +317,19 @@ class ProcessWorker(OnThread):
         lane.restarts += 1
         handled = [*self._uncovered, *(one for one in self._flight if one.handled)]
         self._again.extendleft(one for one in reversed(self._flight) if not one.handled)
+        self._again.extendleft(reversed(handled))
         self._uncovered.clear()
         self._uncovered_bytes = 0
         self._flight.clear()
-        for one in (*handled, *self._again):
+        for one in self._again:
             one.redelivered = True
         try:
             self._begin_child()
         except OSError as error:
-            self._flight.extend(handled)
             self._give_up(f"no process can be started for it ({error})")
             return
         self._mark_sent = False
         attempts.begin(self._pool, lane, self._patience)
-        if handled:
-            self._send_jobs(handled)
 
     def _settle_overrun(self, sent: Sent) -> None:
         """Its hook was killed with the child: tried again, or failed; unless it ended in the last moment."""
@@ -357,7 +352,7 @@ class ProcessWorker(OnThread):
         """No more children: what is left, and what comes, is counted, and not handled."""
         lane, pool = self._lane, self._pool
         self._given_up = True
-        revoked = len(self._uncovered) + sum(one.handled for one in self._flight)
+        revoked = len(self._uncovered) + sum(one.handled for one in (*self._flight, *self._again))
         flight = [one for one in (*self._flight, *self._again) if not one.handled]
         self._flight.clear()
         self._again.clear()
@@ -418,6 +413,8 @@ class ProcessWorker(OnThread):
             asked, self._asked = self._asked, False
             if message.state is not None:
                 self._state, self._beyond = message.state, 0
+                if self._uncovered:
+                    self._deaths = 0
             elif asked:  # there is no room to keep them any longer
                 self._beyond += len(self._uncovered)
             else:
@@ -456,9 +453,11 @@ class ProcessWorker(OnThread):
             lease = sent.job.payload.lease
             self._uncovered_bytes += lease.nbytes if lease is not None else 0
             self._flight.popleft()  # last: the sending thread goes on when there is none
-            if self._uncovered_bytes > pool.max_bytes // 4 and not self._asked and self._child is not None:
-                self._asked = True
-                self._child.send([(self._child.session.cover(), ())])
+            child = self._child
+            pressed = self._uncovered_bytes > pool.max_bytes // 4 and not self._asked
+            if child is not None and (pressed or sent.redelivered):  # what killed one child may kill the next
+                self._asked = self._asked or pressed
+                child.send([(child.session.cover(), ())])
         else:
             self._release(sent)
             self._flight.popleft()
