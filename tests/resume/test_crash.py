@@ -48,6 +48,7 @@ def check(folder: Path, whole: Outcome) -> None:
     assert found[1] == whole[1]
 
 
+@pytest.mark.slow
 def test_killed_at_some_steps_of_the_disk_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
     draw = random.Random()
     for number in range(2):
@@ -68,7 +69,7 @@ def test_killed_at_each_step_of_the_disk_it_goes_on(tmp_path: Path, whole: Outco
     check(folder, whole)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_goes_on(tmp_path: Path, whole: Outcome, kills: int) -> None:
     moments, folder, killed = random.Random(), tmp_path, 0
     while killed < kills:

@@ -76,6 +76,7 @@ def test_the_metrics_log_of_the_demo_passes() -> None:
     check_callback(lambda directory: MetricsLog(directory / "metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_callback_that_takes_nothing_back_is_found() -> None:
     class Doubles(Log):
         def open(self) -> None:
@@ -117,6 +118,7 @@ def test_it_fails_where_hooks_get_live_objects(monkeypatch: pytest.MonkeyPatch) 
         check_callback(lambda directory: Log(directory / "log"))
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_the_demo_pass() -> None:
     def read(directory: Path) -> dict[str, Any]:
         return {path.name: torch.load(path, weights_only=True) for path in sorted(directory.glob("*.pt"))}
