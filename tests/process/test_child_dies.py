@@ -17,8 +17,15 @@ from async_trainer.errors import LaneError
 from tests.process.kit import Rows, alive, child_of, kill, until, what_is_open, written
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("big", [False, True], ids=["small", "big"])
+@pytest.mark.parametrize(
+    ("big", "kills"),
+    [
+        (False, 3),
+        (True, 3),
+        pytest.param(False, 100, marks=pytest.mark.slow),
+        pytest.param(True, 20, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_random_moments_no_row_is_lost_or_doubled(tmp_path: Path, kills: int, big: bool) -> None:
     before = what_is_open()
     generator = random.Random(os.getpid())
