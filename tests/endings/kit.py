@@ -48,6 +48,13 @@ def write_row(row: Any, path: str = "rows") -> None:
     os.close(file)
 
 
+def wait_for_a_row(*paths: str) -> None:
+    """Until a whole row is in each of ``paths``: a file is there before its first row is."""
+    for path in paths or ("rows",):
+        while not (os.path.exists(path) and os.path.getsize(path)):
+            time.sleep(0.001)
+
+
 def tell(word: str) -> None:
     """Tell the test, which waits for ``word``."""
     os.write(1, f"{word}\n".encode())

@@ -159,8 +159,7 @@ def test_a_hook_that_hangs_in_print_does_not_hold_the_end_up(tmp_path: Path) -> 
                 print("x" * 10_000_000)
         handler = CallbacksHandler([Prints()], stall_timeout=0.5)
         handler.call_event("on_batch_end")
-        while not os.path.exists("rows"):
-            time.sleep(0.001)
+        wait_for_a_row()
         """,
     )
     assert child.process.wait(timeout=20) == 0
@@ -216,8 +215,7 @@ def test_what_hooks_had_asyncios_executor_do_is_not_waited_for_once_they_are_ove
                 await asyncio.to_thread(time.sleep, FOREVER)
         with CallbacksHandler([Sleeps()], shutdown_timeout=0.3) as handler:
             handler.call_event("on_batch_end", step=0)
-            while not os.path.exists("rows"):
-                time.sleep(0.001)
+            wait_for_a_row()
             {end}
         tell("after close()")
     """
@@ -242,8 +240,7 @@ def test_a_log_handler_that_hangs_does_not_hold_up_the_shutdown_of_logging(tmp_p
         handler = CallbacksHandler(stall_timeout=0.3)
         logging.getLogger("training").addHandler(handler.proxy(Dead()))
         logging.getLogger("training").info("hello")
-        while not os.path.exists("rows"):
-            time.sleep(0.001)
+        wait_for_a_row()
         """,
     ).check()
     assert ended.rows == ["hello"]
@@ -270,8 +267,7 @@ def test_a_hook_that_hangs_in_a_log_handler_of_everybody_does_not_hold_the_end_u
         logging.getLogger().addHandler(Dead())
         handler = CallbacksHandler([Logs(), AsyncRows("async_rows")], stall_timeout=0.3)
         handler.call_event("on_batch_end", step=0)
-        while not os.path.exists("rows"):
-            time.sleep(0.001)
+        wait_for_a_row()
         sys.exit(3)
         """,
     ).check(3)

@@ -191,8 +191,7 @@ def test_os_exit_ends_the_process_at_once(tmp_path: Path) -> None:
         """
         handler = CallbacksHandler([Rows(), hangs("sleeps")])
         handler.call_event("on_batch_end", step=0)
-        while not os.path.exists("rows"):
-            time.sleep(0.001)
+        wait_for_a_row()
         os._exit(7)
         """,
     ).check(7)

@@ -20,8 +20,7 @@ LOOP = """
     with handler if {managed} else contextlib.nullcontext():
         for step in range(200):
             handler.call_event("on_batch_end", step=step)
-        while not os.path.exists("rows"):
-            time.sleep(0.001)
+        wait_for_a_row()
         tell("ready")
         while True:
             time.sleep(0.001)
@@ -64,8 +63,7 @@ def test_a_second_ctrl_c_ends_the_drain_at_once(tmp_path: Path, managed: bool) -
                 stack.enter_context(handler)
             for step in range(200):
                 handler.call_event("on_batch_end", step=step)
-        while not (os.path.exists("rows") and os.path.exists("rows2")):
-            time.sleep(0.001)
+        wait_for_a_row("rows", "rows2")
         tell_when_in("draining", "_close", "_drain")
         tell("ready")
         while True:
@@ -186,8 +184,7 @@ def test_a_signal_handler_that_exits_during_the_drain_ends_it(tmp_path: Path) ->
             threading.main_thread().join()
             write_row("the thread")
         threading.Thread(target=outlives).start()
-        while not os.path.exists("rows1"):
-            time.sleep(0.001)
+        wait_for_a_row("rows1")
         tell_when_in("ready", "_drain")
         """,
     )
