@@ -34,6 +34,8 @@ class Uncaptured:
 
 
 class _Untaken:
+    plain_fields = True  # it has none
+
     def __reduce__(self) -> str:
         return "UNTAKEN"  # there is one in each process
 

@@ -23,6 +23,7 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -235,43 +236,40 @@ def test_the_pages_are_all_in_the_table_of_contents() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("```python\nprint(1)\n```\n\n% output\n```text\n2\n```\n", "wrong.md:6: it does not print\n2\nbut\n1\n"),
-        ("```python\nprint(1)\n```\n\n<!-- output -->\n```text\n2\n```\n", "wrong.md:6: it does not print"),
-        ("```python\nprint('1 a')\n```\n% output, other numbers\n```text\n2 b\n```\n", "wrong.md:5: it does not print"),
-        ("text\n\n```python\n1 / 0\n```\n", 'wrong.md", line 4, in <module>\n'),
-        ("% script, status 3\n```python\nraise SystemExit(4)\n```\n", "wrong.md:2: it ends with status 4, not 3"),
+        ("```python\nprint(1)\n```\n\n% output\n```text\n2\n```\n", "page.md:6: it does not print\n2\nbut\n1\n"),
+        ("```python\nprint(1)\n```\n\n<!-- output -->\n```text\n2\n```\n", "page.md:6: it does not print"),
+        ("```python\nprint('1 a')\n```\n% output, other numbers\n```text\n2 b\n```\n", "page.md:5: it does not print"),
+        ("text\n\n```python\n1 / 0\n```\n", 'page.md", line 4, in <module>\n'),
+        ("% script, status 3\n```python\nraise SystemExit(4)\n```\n", "page.md:2: it ends with status 4, not 3"),
     ],
 )
-def test_a_page_that_says_what_is_not_so_is_found(text: str, message: str, tmp_path: Path) -> None:
-    page = tmp_path / "wrong.md"
-    page.write_text(text)
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.test_docs", str(page)],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-    assert ended.returncode == 1
-    assert message in ended.stderr
+def test_a_page_that_says_what_is_not_so_is_found(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises((AssertionError, ZeroDivisionError)) as raised:
+        run_text(text, tmp_path, monkeypatch)
+    assert message in "".join(traceback.format_exception(raised.value))
 
 
-def test_a_page_that_says_what_is_so_passes(tmp_path: Path) -> None:
-    page = tmp_path / "right.md"
-    page.write_text(
+def test_a_page_that_says_what_is_so_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_text(
         "% not run: for the reader\n```python\n1 / 0\n```\n\n```python\nx = 1\n```\n\n"
         "```python\nprint(x)\nprint('took', 12.5, 's')\n```\n\n% output\n```text\n1\ntook 3.25 s\n```\n"
         "% script\n```python\nprint('a b c')\n```\n\n% output\n```text\na ... c\n```\n"
-        "```python\nprint('a   0.95   9')\n```\n\n% output, other numbers\n```text\na   0.9   12\n```\n"
+        "```python\nprint('a   0.95   9')\n```\n\n% output, other numbers\n```text\na   0.9   12\n```\n",
+        tmp_path,
+        monkeypatch,
     )
-    subprocess.run(
-        [sys.executable, "-m", "tests.test_docs", str(page)],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        check=True,
-        timeout=LIMIT,
-    )
+
+
+def run_text(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a page of ``text``, in this process."""
+    page = folder / "page.md"
+    page.write_text(text)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    run_page(page)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from async_trainer.attach import Attached
 from async_trainer.callback import Inline, Options
 from async_trainer.errors import CaptureError, ConfigurationError, EventLostError
 from async_trainer.hooks import find_hooks
-from async_trainer.process import pickling
-from async_trainer.process.pickling import PROTOCOL, REMEDY, Packer, define, mapped, pack_error, said_by, unpack
+from async_trainer.process.frames import PLAIN, PROTOCOL
+from async_trainer.process.pickling import REMEDY, Packer, define, mapped, pack_error, said_by, unpack
 from async_trainer.process.ship import Shipper
 from async_trainer.routes import Arrangement, HookTask, Plan, Snapshot
 from async_trainer.runtime.failures import Failures, told
@@ -285,9 +285,9 @@ class Child:
             target.drop(numbers)
 
     def _on_event(
-        self, seq: int, keys: list[Any], pickled: bytes, buffers: list[Any], again: bool, attempts: Any
+        self, seq: int, keys: list[Any], sent: Any, buffers: list[Any] | None, again: bool, attempts: Any
     ) -> None:
-        payload = self._payload(pickled, buffers, again)
+        payload = self._payload(sent, buffers, again)
         targets = []
         for place, key in enumerate(keys):
             task = self._tasks.get(key) or self._call(key)
@@ -297,9 +297,9 @@ class Child:
         self.pool.seq = seq - 1
         self.pool.push(targets, payload)
 
-    def _payload(self, pickled: bytes, buffers: list[Any], again: bool) -> Any:
+    def _payload(self, sent: Any, buffers: list[Any] | None, again: bool) -> Any:
         try:
-            value = unpack(pickled, buffers)
+            value = sent if buffers is None else unpack(sent, buffers)  # plain: made again with its frame
         except Exception as error:
             return Refused(f"what it names can't be made again in its process ({said_by(error)}): {REMEDY}")
         if isinstance(value, str):
@@ -585,7 +585,7 @@ class ToParent(logging.handlers.QueueHandler):
         return made
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        fields = {name: _plain(held) for name, held in vars(record).items() if isinstance(held, pickling.PLAIN)}
+        fields = {name: _plain(held) for name, held in vars(record).items() if isinstance(held, PLAIN)}
         self._child.say(("log", fields))
 
 

@@ -18,14 +18,13 @@ import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from async_trainer.errors import CaptureError, ElsewhereError, LaneError
+from async_trainer.process.frames import PLAIN, PROTOCOL
 from async_trainer.snapshot import SMALL
 from async_trainer.snapshot.mapped import Mapped
 from async_trainer.snapshot.shared import Block, Segments
 
-PROTOCOL = 5
 PARAMETRIZE = "torch.nn.utils.parametrize"
 REMEDY = "capture what you need of it, with select={name: function}, or use placement='thread'"
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 class ByValue(cloudpickle.Pickler):  # type: ignore[misc]

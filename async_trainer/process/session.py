@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from async_trainer.attach import Attached
 from async_trainer.errors import CaptureError
-from async_trainer.process.pickling import PROTOCOL, REMEDY, Definitions, Packer, SharedPart, dumps, unpack_error
+from async_trainer.process.frames import Frames
+from async_trainer.process.pickling import REMEDY, Definitions, Packer, SharedPart, dumps, unpack_error
 from async_trainer.process.ship import ship, ship_callbacks
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from async_trainer.runtime.lane import Lane
     from async_trainer.runtime.pool import Pool
 
-Frames = list[tuple[bytes, Sequence[int]]]
+Framed = list[tuple[bytes, Sequence[int]]]
 PLANS = 1000  # that a child is told of, before the numbers start anew
 
 
@@ -157,6 +158,7 @@ class HomeSession:
         self._lane = lane
         self._pool = home.pool
         self._definitions = Definitions()
+        self._frames = Frames()
         self._packer: Packer | None = None
         self._told_segments: set[int] = set()
         self._used: dict[int, int] = {}  # parts of segments that the child has, by number
@@ -166,7 +168,7 @@ class HomeSession:
 
     # ------------------------------------------------------------------------------------------------ to the child
 
-    def hello(self, state: bytes | None) -> Frames:
+    def hello(self, state: bytes | None) -> Framed:
         root = logging.getLogger()
         levels = {
             name: one.level
@@ -198,14 +200,14 @@ class HomeSession:
             dropped.append(self._home.dropped.popleft())
         return [*messages, ("drop", dropped)] if dropped else messages
 
-    def pack(self, jobs: Sequence[Sent]) -> Frames:
+    def pack(self, jobs: Sequence[Sent]) -> Framed:
         messages: list[tuple[Any, ...]] = self._news()
         descriptors: list[int] = []
         if self._home.held is not None and self._holds != self._home.hold_number:
             self._holds = self._home.hold_number
             messages.append(("hold",))
             descriptors.append(self._home.held)
-        frames: Frames = []
+        frames: Framed = []
         place = 0
         while place < len(jobs):
             if len(descriptors) > DESCRIPTORS // 2:  # one event may bring several
@@ -227,6 +229,11 @@ class HomeSession:
     ) -> tuple[Any, ...]:
         first = jobs[0]
         tasks = [one.job.task.remote_key(payload) for one in jobs]  # type: ignore[attr-defined]
+        attempts = tuple(one.attempts for one in jobs) if any(one.attempts for one in jobs) else None
+        again = any(one.redelivered for one in jobs)
+        plain = self._plain_payload(payload, messages)
+        if plain is not None:
+            return ("event", first.job.seq, tasks, plain, None, again, attempts)
         try:
             pickled, buffers = self._pack_payload(payload, jobs, messages)
         except Exception as error:
@@ -235,9 +242,19 @@ class HomeSession:
         if self._packer is not None:
             for part in self._packer.parts:
                 self._announce(part, messages, descriptors)
-        attempts = tuple(one.attempts for one in jobs) if any(one.attempts for one in jobs) else None
-        again = any(one.redelivered for one in jobs)
         return ("event", first.job.seq, tasks, pickled, [one.where for one in buffers], again, attempts)
+
+    def _plain_payload(self, payload: Any, messages: list[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+        """What a child makes a payload from, if the frame's pickler is enough for it; else None."""
+        if payload.lease is not None:
+            return None
+        if isinstance(payload, Snapshot):
+            if payload.errors is not None:
+                return None
+            number, places = self._plan(payload.plan, messages)
+            values = [payload.values[place] for place in places]
+            return (number, values, None) if self._frames.plain(values) else None
+        return payload.sent() if self._frames.plain(payload.values()) else None  # type: ignore[no-any-return]
 
     def _pack_payload(
         self, payload: Any, jobs: Sequence[Sent], messages: list[tuple[Any, ...]]
@@ -328,7 +345,7 @@ class HomeSession:
         return self._frame(("end",))[0]
 
     def _frame(self, *messages: tuple[Any, ...], descriptors: Sequence[int] = ()) -> tuple[bytes, Sequence[int]]:
-        return pickle.dumps(messages, PROTOCOL), descriptors
+        return self._frames.dump(messages), descriptors
 
     # --------------------------------------------------------------------------------------------- from the child
 

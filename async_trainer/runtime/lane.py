@@ -115,6 +115,11 @@ class Lane:
         return bool(self._queue) or self._books[0] < len(self._hand) or self.visiting
 
     @property
+    def neglected(self) -> bool:
+        """Whether something waits while its worker sleeps."""
+        return self.idle and bool(self._queue)
+
+    @property
     def oldest(self) -> Job | None:
         """The job that has waited longest, the running one included."""
         return self.running or next((item for item in self._queue if isinstance(item, Job)), None)
@@ -228,15 +233,18 @@ class Lane:
             self._marks -= 1
             self.visiting = True
             return head
-        hand: list[Job | None] = []
-        while self._queue and len(hand) < self._batch:
+        taken: list[Job | None] = []
+        while self._queue and len(taken) < self._batch:
             item = self._queue[0]
             if isinstance(item, Mark):
                 break
             self._queue.popleft()
-            hand.append(item)
-        self._hand, self._books = hand, (0, *self._books[1:])
-        return hand
+            taken.append(item)
+        if self._books[0] < len(self._hand):  # a child process has them, and is given more meanwhile
+            self._hand += taken
+        else:
+            self._hand, self._books = taken, (0, *self._books[1:])
+        return taken
 
     def give_back(self) -> None:
         """Put what is in hand, but not begun, back to the head of the queue."""
@@ -251,13 +259,14 @@ class Lane:
     def settle(self, ending: Ending) -> None:
         """The running job is handled."""
         settled, delivered, failed, dropped = self._books
+        hand = self._hand  # once this was the last of it, another may take its place
         if ending is Ending.DELIVERED:
             self._books = (settled + 1, delivered + 1, failed, dropped)
         elif ending is Ending.FAILED:
             self._books = (settled + 1, delivered, failed + 1, dropped)
         else:
             self._books = (settled + 1, delivered, failed, dropped + 1)
-        self._hand[settled] = None  # or the snapshots of a whole batch would live as long as the batch
+        hand[settled] = None  # or the snapshots of a whole batch would live as long as the batch
 
     def revoke(self, count: int) -> None:
         """Of those that were delivered, the last ``count`` were not, after all: they are lost."""

@@ -171,14 +171,15 @@ class Traffic:
         leaves a lane that sleeps and is never rung again; a bell rung twice does no harm."""
         worker = self.workers.get(lane.name)
         if worker is not None:
-            lane.deadline = now + self.stall_timeout
+            if lane.running is None:
+                lane.deadline = now + self.stall_timeout
             worker.ring()
             lane.idle = False
 
     def _rouse_sleepers(self, now: float) -> None:
         """Under the lock, before waiting: a Ctrl-C between a push and its ring leaves a lane asleep with work to do."""
         for lane in self.lanes.values() if not self._held else ():
-            if lane.idle and lane.busy:
+            if lane.neglected:
                 self._rouse(lane, now)
 
     def reserve(self, nbytes: int, *, essential: bool) -> Lease | None:
@@ -255,7 +256,13 @@ class Traffic:
                 if not lane.slot and self._slots.acquire(lane):
                     lane.turn = clock()
                 self.crowded = self._slots.wanted
-                return (lane.take() or []) if lane.slot else []
+                if not lane.slot:
+                    return []
+                items = lane.take()
+                if items is not None:
+                    return items
+                lane.idle = True  # a child process has work, and nothing waits
+                return []
             if self.ending and not self._held:
                 for job in lane.bury() if lane.abandoned else ():
                     self._let_go(job, LOST)

@@ -43,6 +43,8 @@ def reset(state: TrainerState) -> None:
 class FrozenTrainerState(TrainerState):
     """A :class:`TrainerState` as it was at an event."""
 
+    plain_fields = True  # a pickle of it needs no more than theirs
+
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise StandInError(
             f"state.{name} can't be set in the background: this is a copy, as of the event, and the loop would never "

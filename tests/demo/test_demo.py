@@ -108,6 +108,7 @@ def test_its_tables_account_for_time_and_events(demo: Demo) -> None:
     assert lanes["metrics_log"][1] >= BATCHES + 1
 
 
+@pytest.mark.slow
 def test_a_second_demo_replaces_the_files_of_the_first(demo: Demo, tmp_path: Path) -> None:
     folder = shutil.copytree(demo.folder, tmp_path / "out")
     mine = folder / "inline" / "store" / "mine.pt"
@@ -119,6 +120,7 @@ def test_a_second_demo_replaces_the_files_of_the_first(demo: Demo, tmp_path: Pat
     assert mine.exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_fails_in_the_background_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,6 +162,7 @@ def test_ctrl_c_ends_it_with_a_line(tmp_path: Path) -> None:
     assert error == "async-trainer demo: stopped by Ctrl-C\n"
 
 
+@pytest.mark.slow
 def test_a_trainer_runs_it_too_and_arrives_at_the_same_weights(demo: Demo, tmp_path: Path) -> None:
     trained = run_demo(tmp_path / "out", "--trainer")
     assert trained.status == 0, trained.lines

@@ -182,8 +182,8 @@ def on_the_device() -> Iterator[None]:
         yield
 
 
-def explore(script: str, limit: int = 20_000) -> tuple[int, list[str]]:
-    """Run ``script`` in every order.
+def explore(script: str, limit: int = 20_000, *, until_wrong: bool = False) -> tuple[int, list[str]]:
+    """Run ``script`` in every order; or only until a hook has read something wrong.
 
     Returns:
         How many different situations there were, and what hooks have read wrong.
@@ -191,7 +191,7 @@ def explore(script: str, limit: int = 20_000) -> tuple[int, list[str]]:
     known: set[tuple[Any, ...]] = set()
     wrong: set[str] = set()
     paths: list[tuple[int, ...]] = [()]
-    while paths:
+    while paths and not (until_wrong and wrong):
         path = paths.pop()
         program = Program(script)
         for choice in path:

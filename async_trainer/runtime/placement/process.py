@@ -19,7 +19,7 @@ from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.failures import say
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
-from async_trainer.runtime.lane import Ending
+from async_trainer.runtime.lane import PROCESS_BATCH, Ending
 from async_trainer.runtime.placement.on_thread import OnThread
 from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Remote, Sent, Session, Settled
 from async_trainer.runtime.wire import Wire
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 clock = time.perf_counter
 
 DEATHS = 3  # with nothing delivered in between: then the lane is given up
+AHEAD = PROCESS_BATCH  # jobs that a child may still have when it is given more: it need not wait for them
+REST = 16 * PROCESS_BATCH  # jobs after which it is waited for: what a lane holds in hand must not grow for ever
 GRACE = 0.2  # s: for the hook under way, once its lane was abandoned
 LOOK = 1.0  # s: whether the child is still there
 LEAVE = 2.0  # s: for a child to end that has handled everything; then it is left to itself
@@ -100,8 +102,8 @@ class Child:
 class ProcessWorker(OnThread):
     """Hands the jobs of a lane to a child, which runs their hooks, and replaces the child when it dies.
 
-    Two threads: one takes jobs and sends them, one hears how they ended. The first waits until what it has sent is
-    handled; so only one of them touches the lane at a time.
+    Two threads: one takes jobs and sends them, one hears how they ended. The first goes on while the child still has
+    some, so that it never waits for the next.
 
     A child's hooks may have state. What was handled since the child last sent it is kept, with its memory: a new child
     begins with that state, and is given all that came after once more.
@@ -114,6 +116,7 @@ class ProcessWorker(OnThread):
         self._child: Child | None = None
         self._state: bytes | None = None  # as the last child to send one has pickled it
         self._flight: deque[Sent] = deque()  # what the child has, in order
+        self._in_a_row = 0  # jobs handed over since it had none
         self._again: deque[Sent] = deque()  # what an earlier child was given, and this one is to get, one by one
         self._uncovered: deque[Sent] = deque()  # handled, but in no state that is here
         self._uncovered_bytes = 0
@@ -169,11 +172,13 @@ class ProcessWorker(OnThread):
             self._visit(items)
         elif items:
             self._hand_over([Sent(job) for job in items if job is not None])
+        elif self._flight:
+            self._wait(lambda: bool(self._flight) and self._lane.idle)
         else:
             self._bell.acquire()
             if self._child is not None and self._child.gone:
                 self._replace()
-                self._wait(self._under_way)
+                self._wait(lambda: False)
 
     def _hand_over(self, sent: list[Sent]) -> None:
         pool, lane = self._pool, self._lane
@@ -182,15 +187,16 @@ class ProcessWorker(OnThread):
                 attempts.drop(pool, lane, one.job)
             pool.tell()
             return
-        attempts.begin(pool, lane, self._patience)
+        if not self._flight:
+            attempts.begin(pool, lane, self._patience)
+            self._in_a_row = 0
         for one in sent:
             if self._remote.stateful(one.job):
                 one.held = pool.hold_lease(one.job)
         self._send_jobs(sent)
-        self._wait(self._under_way)
-
-    def _under_way(self) -> bool:
-        return bool(self._flight or self._again)
+        self._in_a_row += len(sent)
+        ahead = AHEAD if lane.overflow == "block" and self._in_a_row < REST else 0
+        self._wait(lambda: len(self._flight) > ahead)
 
     def _visit(self, mark: Mark) -> None:
         attempts.begin(self._pool, self._lane, self._patience)
@@ -220,10 +226,10 @@ class ProcessWorker(OnThread):
         child.send(frames)
 
     def _wait(self, under_way: Callable[[], bool]) -> None:
-        """Until it is no longer; the child may be another by then."""
+        """Until it is no longer; the child may be another by then, and has all that its predecessor was given."""
         lane = self._lane
         until: float | None = None
-        while under_way():
+        while self._again or under_way():
             child = self._child
             assert child is not None
             if child.gone:
