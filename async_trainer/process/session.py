@@ -254,7 +254,7 @@ class HomeSession:
             number, places = self._plan(payload.plan, messages)
             values = [payload.values[place] for place in places]
             return (number, values, None) if self._frames.plain(values) else None
-        return payload.sent() if self._frames.plain(payload.values()) else None  # type: ignore[no-any-return]
+        return payload.sent() if self._frames.plain(payload.values()) else None
 
     def _pack_payload(
         self, payload: Any, jobs: Sequence[Sent], messages: list[tuple[Any, ...]]

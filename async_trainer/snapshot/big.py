@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from async_trainer.snapshot.buffers import Pooled
-from async_trainer.snapshot.copier import Transfer, copy_all
+from async_trainer.snapshot.copier import copy_all
 from async_trainer.snapshot.memo import Memo
 
 if TYPE_CHECKING:
@@ -36,23 +36,28 @@ def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
         for entry in entries:
             sealed, live, nbytes, fence, argument = entry
             plain = type(live) in PLAIN and _has_plain_memory(live)
+            later = fence is not None and not fence.stepping and not live.is_inference()
+            if later and plain and memo.block is None and live.is_contiguous():
+                assert fence is not None
+                memo.expecting.add(fence)
+                store.transfer(memo).add_sealed(sealed, live, nbytes, argument)
+                memo.nbytes += nbytes
+                continue
             shared = in_block(memo.block, live) if plain and memo.block is not None else None
             buffer = shared if shared is not None else store.buffer(live, memo.used) if plain else None
             if buffer is None:
                 rest.append(entry)
                 continue
-            if fence is None or fence.stepping or live.is_inference():
+            if fence is None or not later:
                 now.append((buffer, live, argument))
-                transfer = None
             else:
-                transfer = memo.transfer = memo.transfer or Transfer()
-                transfer.add(buffer, live, argument)
+                store.transfer(memo).add(buffer, live, argument)
                 memo.expecting.add(fence)
             sealed.copied = buffer
             if shared is not None and memo.block is not None:
                 memo.hold(memo.block.view, nbytes)
                 continue
-            memo.buffers.append(Pooled(buffer, nbytes, transfer))
+            memo.buffers.append(Pooled(buffer, nbytes))
             memo.nbytes += nbytes
     if now:
         copy_all(now)

@@ -25,27 +25,20 @@ class Pooled:
 
     Attributes:
         nbytes: its size.
-        transfer: what fills it; None: it is full.
     """
 
-    __slots__ = ("_kept", "_tensor", "nbytes", "transfer")
+    __slots__ = ("_kept", "_tensor", "nbytes")
 
-    def __init__(self, tensor: torch.Tensor, nbytes: int, transfer: Any) -> None:
+    def __init__(self, tensor: torch.Tensor, nbytes: int) -> None:
         self._tensor: torch.Tensor | None = tensor
         self._kept: weakref.ref[Any] | None = None
         self.nbytes = nbytes
-        self.transfer = transfer
 
     def __call__(self) -> object:
         tensor = self._tensor
         if tensor is not None:
             return tensor if in_use(tensor) else None
         return None if self._kept is None else self._kept()
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is written to it any more."""
-        return self.transfer is None or bool(self.transfer.done)
 
     def take_back(self) -> torch.Tensor | None:
         """The buffer, if nobody holds it; else it is the holder's from now on."""
@@ -66,6 +59,7 @@ class Buffers:
     def __init__(self) -> None:
         self._free: dict[Any, list[torch.Tensor]] = {}
         self._returned: deque[list[Pooled]] = deque()  # event by event
+        self._unsettled: deque[Any] = deque()  # copies that are still made though their events are over
 
     def like(self, live: torch.Tensor, room: int) -> torch.Tensor | None:
         """A buffer for a copy of ``live``, with its strides. What waits here takes no more than ``room`` bytes then.
@@ -83,11 +77,15 @@ class Buffers:
     def give_back(self, buffers: Iterable[Any]) -> None:
         """The event of ``buffers`` is over: nobody will read them any more, save who holds them already. Those that
         aren't pooled are their holders'. Any thread, possibly under a lock: they are looked at later."""
-        pooled = [buffer for buffer in buffers if type(buffer) is Pooled]
+        pooled: list[Pooled] = []
+        for buffer in buffers:
+            if type(buffer) is Pooled:
+                pooled.append(buffer)
+            elif hasattr(buffer, "give_back"):  # copies that are made while the training goes on
+                pooled += buffer.give_back()
+                if not buffer.done:
+                    self._unsettled.append(buffer)
         if pooled:
-            for buffer in pooled:
-                if buffer.transfer is not None:
-                    buffer.transfer.wanted = False
             self._returned.append(pooled)
 
     def reclaim(self) -> None:
@@ -97,9 +95,6 @@ class Buffers:
                 event = self._returned.popleft()
             except IndexError:  # another thread was faster
                 return
-            if not all(transfer is None or transfer.done for transfer in {pooled.transfer for pooled in event}):
-                self._returned.append(event)
-                continue
             for pooled in event:
                 tensor = pooled.take_back()
                 if tensor is not None:
@@ -108,22 +103,24 @@ class Buffers:
                     self._free.setdefault((tensor.dtype, tensor.shape, tensor.stride()), []).append(tensor)
 
     def settle(self, room: int) -> float:
-        """Wait for copies that are still written to though their events are over, until those that are left take at
-        most ``room`` bytes. TRAINING THREAD.
+        """Wait for copies that are still made though their events are over, until those that are left take at most
+        ``room`` bytes. TRAINING THREAD.
 
         Returns:
             The seconds that this took.
         """
+        if not self._unsettled:
+            return 0.0
         seconds = 0.0
-        unsettled = [pooled for event in list(self._returned) for pooled in event if not pooled.settled]
-        over = sum(pooled.nbytes for pooled in unsettled) - room
-        for pooled in unsettled:
-            if over <= 0:
-                break
-            seconds += pooled.transfer.wait()
-            over -= pooled.nbytes
-        if unsettled:
-            self.reclaim()
+        unsettled = [self._unsettled.popleft() for _ in range(len(self._unsettled))]
+        over = sum(transfer.planned for transfer in unsettled if not transfer.done) - room
+        for transfer in unsettled:
+            if over > 0 and not transfer.done:
+                seconds += transfer.wait()
+                over -= transfer.planned
+            if not transfer.done:
+                self._unsettled.append(transfer)
+        self.reclaim()
         return seconds
 
     def trim(self, room: int) -> None:

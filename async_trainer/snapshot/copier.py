@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import _thread
 import time
+from collections.abc import Callable
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import torch
 
 from async_trainer.errors import CaptureError
 from async_trainer.gate import Gate
+from async_trainer.snapshot.buffers import Buffers, Pooled
+
+if TYPE_CHECKING:
+    from async_trainer.snapshot.sealed import SealedLeaf
+
+    Pair = tuple[torch.Tensor | SealedLeaf, torch.Tensor, str]
+    """Where a copy goes, or what seals it; the live tensor; the argument that it is part of."""
 
 CHUNK = 32 << 20  # bytes that are copied in one call: without the interpreter lock
 LOOK = 0.5  # s: of several that wait at a gate, one that Ctrl-C has ended may not have let the others through
@@ -19,26 +28,68 @@ clock = time.perf_counter
 class Transfer:
     """The copies of one event that are under way. It holds the live tensors' memory until they are made.
 
+    Where they go is chosen when they are made: a buffer for each of hundreds of tensors takes its time. To the event
+    it is the buffer of all of them.
+
+    Args:
+        buffers: where they go.
+        room: bytes that the buffers that wait may take.
+
     Attributes:
-        pairs: buffer, live tensor, the argument that it is part of.
         error: what went wrong.
-        wanted: False: the event was dropped; what isn't copied yet need not be.
+        planned: bytes that they take, or will.
     """
 
-    __slots__ = ("_gate", "_versions", "error", "pairs", "wanted")
+    __slots__ = ("_buffers", "_gate", "_mine", "_pairs", "_room", "_versions", "_wanted", "copies", "error", "planned")
 
-    def __init__(self) -> None:
-        self.pairs: list[tuple[torch.Tensor, torch.Tensor, str]] = []
+    def __init__(self, buffers: Buffers, room: int) -> None:
         self.error: CaptureError | None = None
-        self.wanted = True
+        self.planned = 0
+        self.copies: list[Pooled] = []  # in buffers; whoever takes the token gives them back
+        self._mine = [self.copies]
+        self._wanted = True  # False: the event was dropped; what isn't copied yet need not be
+        self._buffers = buffers
+        self._room = room
+        self._pairs: list[Pair] = []
         self._versions: list[int] = []
         self._gate = Gate()
 
     def add(self, buffer: torch.Tensor, live: torch.Tensor, argument: str) -> None:
         """Copy ``live`` into ``buffer``, later. TRAINING THREAD."""
-        # An alias of its own: whoever gives a parameter other memory (``p.data = ...``) leaves this one as it is.
-        self.pairs.append((buffer, live.detach(), argument))
+        # An alias of its own: whoever gives a parameter other memory (``p.data = ...``) leaves this one as it is. An
+        # optimizer's state is changed in place or replaced.
+        self._pairs.append((buffer, live if type(live) is torch.Tensor else live.detach(), argument))
         self._versions.append(live._version)
+
+    def add_sealed(self, sealed: SealedLeaf, live: torch.Tensor, nbytes: int, argument: str) -> None:
+        """Copy ``live``, later, to wherever there is room then. TRAINING THREAD."""
+        self.planned += nbytes
+        self._pairs.append((sealed, live if type(live) is torch.Tensor else live.detach(), argument))
+        self._versions.append(live._version)
+
+    # ------------------------------------------------------------------------------------- as a buffer of its event
+
+    def __call__(self) -> object:
+        """One of the copies that somebody else holds, if there is one."""
+        return next((copy for copy in self.copies if copy() is not None), None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies that somebody else holds."""
+        return sum(copy.nbytes for copy in self.copies if copy() is not None)
+
+    def give_back(self) -> list[Pooled]:
+        """The event is over: its copies, if they are made; else the copier gives back what it has made of them."""
+        self._wanted = False
+        return self._take_copies() if self.done else []
+
+    def _take_copies(self) -> list[Pooled]:
+        try:
+            return self._mine.pop()
+        except IndexError:  # the other thread was faster
+            return []
+
+    # --------------------------------------------------------------------------------------------- until they are made
 
     @property
     def done(self) -> bool:
@@ -72,25 +123,38 @@ class Transfer:
         """Make the copies. The copier's thread."""
         start = 0
         try:
-            while start < len(self.pairs) and self.wanted:
+            while start < len(self._pairs) and self._wanted:
                 end, nbytes = start, 0
-                while end < len(self.pairs) and (nbytes == 0 or nbytes < CHUNK):
-                    nbytes += self.pairs[end][1].nbytes
+                while end < len(self._pairs) and (nbytes == 0 or nbytes < CHUNK):
+                    nbytes += self._pairs[end][1].nbytes
                     end += 1
-                copy_all(self.pairs[start:end])
+                copy_all([self._with_buffer(pair) for pair in self._pairs[start:end]])
                 self._look_for_changes(start, end)
                 start = end
         except Exception as error:
             self.error = CaptureError(f"a copy in the background failed: {error}")
             self.error.__cause__ = error.with_traceback(None)
         finally:
-            self.pairs = []
+            self._pairs = []
             self._gate.open()
+            if not self._wanted:
+                self._buffers.give_back(self._take_copies())
+
+    def _with_buffer(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor, str]:
+        where, live, argument = pair
+        if isinstance(where, torch.Tensor):
+            return where, live, argument
+        buffer = self._buffers.like(live, self._room)
+        if buffer is None:
+            buffer = torch.empty_like(live)
+        self.copies.append(Pooled(buffer, live.nbytes))
+        where.copied = buffer
+        return buffer, live, argument
 
     def _look_for_changes(self, start: int, end: int) -> None:
         """What bumps a tensor's version is seen (not what goes by ``.data``, nor fused optimizers)."""
         for place in range(start, end):
-            _, live, argument = self.pairs[place]
+            _, live, argument = self._pairs[place]
             if live._version != self._versions[place] and self.error is None:
                 self.error = CaptureError(
                     f"{argument}: weights were changed while they were copied, other than by their optimizer's step; "
@@ -112,10 +176,15 @@ def copy_all(pairs: list[tuple[torch.Tensor, torch.Tensor, str]]) -> None:
 
 
 class Copier:
-    """The thread that makes copies. It starts with the first one."""
+    """The thread that makes copies. It starts with the first one.
 
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Transfer | None] = SimpleQueue()
+    Args:
+        tidy: what it does besides, when there is something to tidy up.
+    """
+
+    def __init__(self, tidy: Callable[[], None]) -> None:
+        self._tidy = tidy
+        self._queue: SimpleQueue[Transfer | Callable[[], None] | None] = SimpleQueue()
         self._running = False
         self._ended = Gate()
 
@@ -130,6 +199,10 @@ class Copier:
             self._running = True
         self._queue.put(transfer)
 
+    def tidy(self) -> None:
+        """Do what else there is to do, soon. Any thread, possibly under a lock."""
+        self._queue.put(self._tidy)
+
     def stop(self, timeout: float) -> None:
         """End the thread when its copies are made, and wait at most ``timeout`` seconds for that. Any thread."""
         self._queue.put(None)
@@ -137,8 +210,11 @@ class Copier:
             self._ended.wait(timeout)
 
     def _run(self) -> None:
-        while (transfer := self._queue.get()) is not None:
-            transfer.make()
-            del transfer  # it holds no tensor any more, but whoever waits holds it
+        while (job := self._queue.get()) is not None:
+            if isinstance(job, Transfer):
+                job.make()
+            else:
+                job()
+            del job  # it holds no tensor any more, but whoever waits holds it
         self._queue.put(None)  # Ctrl-C between a start and its note: there may be another
         self._ended.open()

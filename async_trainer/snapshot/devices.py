@@ -65,9 +65,22 @@ class Part(NamedTuple):
 
 
 class Pinned(Pooled):
-    """A big copy of an event, in pinned memory."""
+    """A big copy of an event, in pinned memory.
 
-    __slots__ = ()
+    Attributes:
+        transfer: what fills it.
+    """
+
+    __slots__ = ("transfer",)
+
+    def __init__(self, tensor: torch.Tensor, nbytes: int, transfer: Offload) -> None:
+        super().__init__(tensor, nbytes)
+        self.transfer = transfer
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is written to it any more."""
+        return self.transfer.done
 
 
 class Devices:

@@ -80,11 +80,23 @@ class Store:
 
     def buffer(self, live: torch.Tensor, used: int) -> torch.Tensor | None:
         """A buffer for a copy of ``live``, while ``used`` bytes are in use; None: it has no form that is kept warm."""
+        return self._warm().like(live, self._limit - used)
+
+    def _warm(self) -> Buffers:
         if self._buffers is None:
             from async_trainer.snapshot.buffers import Buffers
 
             self._buffers = Buffers()
-        return self._buffers.like(live, self._limit - used)
+        return self._buffers
+
+    def transfer(self, memo: Memo) -> Transfer:
+        """That of an event, whose copies are made while the training goes on. TRAINING THREAD."""
+        if memo.transfer is None:
+            from async_trainer.snapshot.copier import Transfer
+
+            memo.transfer = Transfer(self._warm(), self._limit - memo.used)
+            memo.buffers.append(memo.transfer)
+        return memo.transfer
 
     def block(self, nbytes: int, used: int) -> Block | None:
         """Memory for ``nbytes`` of big copies that a child process is to see, while ``used`` bytes are in use; None:
@@ -109,7 +121,7 @@ class Store:
         if self._copier is None:
             from async_trainer.snapshot.copier import Copier
 
-            self._copier = Copier()
+            self._copier = Copier(self._tidy)
         self._copier.submit(transfer)  # first: nobody may wait for what Ctrl-C has kept from being made
         for fence in fences:
             fence.expect(transfer)
@@ -135,8 +147,15 @@ class Store:
         """The last lane is done with ``buffers``. Any thread, possibly under a lock."""
         if self._buffers is not None:
             self._buffers.give_back(buffers)
+            if self._copier is not None:
+                self._copier.tidy()  # so that the training thread has nothing to look at
         if self.devices is not None:
             self.devices.give_back(buffers)
+
+    def _tidy(self) -> None:
+        buffers = self._buffers
+        if buffers is not None:
+            buffers.reclaim()
 
     @property
     def waiting_bytes(self) -> int:

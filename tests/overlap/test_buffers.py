@@ -11,8 +11,14 @@ import pytest
 import torch
 
 from async_trainer import CallbacksHandler, background
+from async_trainer.runtime.job import Job
+from async_trainer.snapshot import copier
+from async_trainer.snapshot.buffers import Buffers
+from async_trainer.snapshot.copier import Transfer
+from async_trainer.snapshot.kind import SMALL
+from async_trainer.snapshot.tensors import SealedTensor
 from tests.endings.child import run as run_child
-from tests.overlap.kit import OPTIMIZERS, Net, PacedCopier, Run, train
+from tests.overlap.kit import OPTIMIZERS, WIDTH, Net, PacedCopier, Run, train
 
 SIZE = 100_000  # elements: 400 kB
 MEGA = 1_000_000
@@ -135,17 +141,27 @@ def test_a_buffer_that_the_copier_writes_to_is_not_used_again_until_it_is_full(p
             model.first.weight.sum()
 
     model = Net()
-    handler = CallbacksHandler([background(Forgets(), queue_size=1, overflow="drop_newest")])
+    handler = CallbacksHandler([background(Forgets(), queue_size=1, overflow="drop_oldest")])
     run: dict[str, Any] = {"model": model, "optimizers": OPTIMIZERS["sgd"](model.parameters())}
-    pool = handler._pool
-    with pool.hold():
+    store = handler._store
+    with handler._pool.hold():
         handler.call_event("on_batch_end", **run)
-        handler.call_event("on_batch_end", **run)  # dropped: its buffers come back, unfilled
-        handler._store.reclaim(0)
-        waiting = handler._store.waiting_bytes
+        (waiting,) = handler._pool.lanes["forgets"]._queue
+        assert isinstance(waiting, Job)
+        transfer = waiting.payload.lease.transfer
+        while not transfer.copies:  # the copier has chosen a buffer, and waits
+            pass
+        handler.call_event("on_batch_end", **run)  # the event before it is dropped
+        store.reclaim(0)
+        assert store.waiting_bytes == 0
         handler.fence()
-        handler._store.reclaim(0)
-        assert handler._store.waiting_bytes > waiting
+        while not transfer.done:
+            pass
+        store._copier.tidy()
+        handler.call_event("on_batch_end", **run)  # the copier has come past what it had to tidy up
+        handler.fence()
+        store.reclaim(0)
+        assert store.waiting_bytes > 0
     handler.close(0)
 
 
@@ -166,6 +182,7 @@ def test_what_was_dropped_takes_no_more_than_the_budget_has(overflow: Any, pace:
             buffers = handler._store._buffers
             assert buffers is not None
             alive = sum(pooled.nbytes for event in buffers._returned for pooled in event)
+            alive += sum(pooled.nbytes for transfer in buffers._unsettled for pooled in transfer.copies)
             assert handler.stats().snapshot_bytes + handler._store.waiting_bytes + alive <= 3_500_000
     pace.open()
     handler.close(10)
@@ -321,3 +338,42 @@ def test_returned_buffers_are_poisoned_in_debug_mode(tmp_path: Path) -> None:
     for mode in ("", "1"):
         ended = run_child(tmp_path, script, PYTHONDEVMODE=mode)
         ended.check()
+
+
+def test_what_was_copied_of_an_event_that_is_dropped_meanwhile_comes_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffers = Buffers()
+    transfer = Transfer(buffers, 1 << 30)
+    sealed = [SealedTensor(torch.Tensor, False) for _ in range(3)]
+    for one in sealed:
+        transfer.add_sealed(one, torch.zeros(SIZE), SIZE * 4, "x")
+    monkeypatch.setattr(copier, "CHUNK", 1)
+    monkeypatch.setattr(copier, "copy_all", lambda pairs: buffers.give_back([transfer]))  # the event is over
+    transfer.make()
+    assert [one.copied is None for one in sealed] == [False, True, True]  # it went no further
+    for _ in range(2):
+        buffers.give_back([transfer])
+        buffers.settle(0)
+        assert buffers.nbytes == SIZE * 4
+
+
+def test_warm_memory_is_used_again_event_after_event() -> None:
+    model = Net()
+    run: dict[str, Any] = {"model": model, "optimizers": OPTIMIZERS["adam"](model.parameters())}
+    run["optimizers"].zero_grad()
+    model(torch.zeros(4, WIDTH)).sum().backward()
+    run["optimizers"].step()
+    memory: list[set[int]] = []
+
+    class Sees:
+        def on_batch_end(self, *, model: Any, optimizers: Any) -> None:
+            states = optimizers.state_dict()["state"].values()
+            tensors = [*model.parameters(), *(value for state in states for value in state.values())]
+            memory.append({tensor.data_ptr() for tensor in tensors if tensor.nbytes > SMALL})
+
+    with CallbacksHandler([background(Sees())]) as handler:
+        for _ in range(6):
+            handler.call_event("on_batch_end", **run)
+            handler.flush()
+            handler._store.reclaim(0)
+    assert len(memory[0]) == 9
+    assert all(later == memory[0] for later in memory[1:])
