@@ -51,8 +51,8 @@ def test_killed_at_random_moments_no_row_is_lost_or_doubled(tmp_path: Path, kill
     assert handler.stats().lanes["rows"].restarts >= 1
     assert rows.again
     del handler
-    until(lambda: what_is_open()[2] == before[2])
-    assert what_is_open() <= before
+    until(lambda: what_is_open()[2] <= before[2])
+    assert what_is_open() <= before, (what_is_open(), before)
 
 
 def test_what_a_child_was_given_before_it_died_comes_again_and_says_so(
@@ -67,7 +67,9 @@ def test_what_a_child_was_given_before_it_died_comes_again_and_says_so(
     dies = Dies(tmp_path / "rows")
     handler = CallbacksHandler([background(dies, placement="process")])
     with handler:
-        for n in range(1, 6):
+        handler.call_event("on_batch_end", n=1)
+        handler.flush()  # it has sent a state
+        for n in range(2, 6):
             handler.call_event("on_batch_end", n=n)
     assert dies.rows == [1, 2, 3, 4, 5]
     assert 3 in dies.again

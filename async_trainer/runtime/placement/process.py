@@ -231,7 +231,8 @@ class ProcessWorker(OnThread):
         until: float | None = None
         while self._again or under_way():
             child = self._child
-            assert child is not None
+            if child is None or (child.gone and lane.abandoned):
+                break
             if child.gone:
                 self._replace()
                 continue
