@@ -88,13 +88,10 @@ class MetricsLog(Callback):
             raise ConfigurationError(f"MetricsLog: every must be a whole number of batches, 1 or more, not {every!r}")
         self.path = path
         self.every = every
-        self._file: RowFile | None = None
-        self._size = 0  # while no file is open: bytes of the last training, or as loaded
-        self._is_loaded = False
-        self._size_before = 0
+        self._file = RowFile(path)
 
     def __repr__(self) -> str:
-        return f"<MetricsLog: {self._file.path if self._file else self.path}>"
+        return f"<MetricsLog: {self._file.path}>"
 
     @property
     def background(self) -> Mapping[str, Any]:  # type: ignore[override]  # each instance has its own ``when``
@@ -117,16 +114,11 @@ class MetricsLog(Callback):
 
     def on_train_start(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Replace the file."""
-        self._open(self._find(maps, state), size=0)
+        self._file.replace(self._find(maps, state))
 
     def on_resume(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Go on with the file, from :meth:`load_state_dict`, before or after this."""
-        self._open(self._find(maps, state), size=self._size if self._is_loaded else None)
-
-    def _open(self, path: Path, *, size: int | None) -> None:
-        self._close()
-        self._size, self._is_loaded = 0, False
-        self._file = RowFile(path, size=size)
+        self._file.resume(self._find(maps, state))
 
     def _find(self, maps: Any, state: TrainerState | None) -> Path:
         if self.path is not None:
@@ -151,63 +143,40 @@ class MetricsLog(Callback):
         """Write the row of a batch."""
         if not self.wants(state=state):
             return
-        file = self._begin(event)
+        self._file.begin(event)
         losses = {f"loss/{key}": value for key, value in loss.items()} if isinstance(loss, Mapping) else {"loss": loss}
         values = {name: _number(name, value) for name, value in {**losses, **learning_rates(optimizers)}.items()}
-        file.write({"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}, values)
+        place = {"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}
+        self._file.write_row(place, values)
 
     def on_validation_end(
         self, *, state: TrainerState, metrics: Any, event: EventInfo | None = None, **kwargs: Any
     ) -> None:
         """Write the row of a validation."""
-        file = self._begin(event)
+        self._file.begin(event)
         values = {f"validation/{name}": value for name, value in metric_values(metrics).items()}
-        file.write({"epoch": state.current_epoch, "step": state.optim_step}, values)
-        file.sync()
-
-    def _begin(self, event: EventInfo | None) -> RowFile:
-        """The file, as it was when this event came first: what a failed attempt wrote is cut off."""
-        if self._file is None:
-            raise RuntimeError("MetricsLog: no file is open: on_train_start or on_resume comes first")
-        if event is not None and event.attempt > 1:
-            self._file.cut(self._size_before)
-        self._size_before = self._file.size
-        return self._file
+        self._file.write_row({"epoch": state.current_epoch, "step": state.optim_step}, values)
+        self._file.sync()
 
     def on_train_end(self, **kwargs: Any) -> None:
         """Close the file, synced."""
-        self._close()
+        self._file.close()
 
     def on_exception(self, **kwargs: Any) -> None:
         """Close the file, synced."""
-        self._close()
+        self._file.close()
 
-    def _close(self) -> None:
-        if self._file is None:
-            return
-        try:
-            self._size = self.state_dict()["size"]
-        finally:
-            self._file.close()
-            self._file = None
-
-    def state_dict(self) -> dict[str, int]:
-        """``size``: bytes of the file up to here, all of them on disk.
+    def state_dict(self) -> dict[str, Any]:
+        """As of :class:`~async_trainer.files.AppendedFile`: what counts of the file, all of it on disk.
 
         Raises:
-            OSError: they can't be synced.
+            OSError: it can't be synced.
         """
-        if self._file is None:
-            return {"size": self._size}
-        self._file.sync()
-        return {"size": self._file.size}
+        return self._file.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Cut the file back to the state: at once, or when :meth:`on_resume` opens it."""
-        if self._file is not None:
-            self._file.cut(state_dict["size"])
-        else:
-            self._size, self._is_loaded = state_dict["size"], True
+        self._file.load_state_dict(state_dict)
 
 
 def _number(name: str, value: Any) -> float:

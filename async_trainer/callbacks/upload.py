@@ -13,6 +13,7 @@ from typing import Any
 from async_trainer.callback import Callback
 from async_trainer.callbacks.object_store import ObjectStore, UploadError
 from async_trainer.callbacks.run_folder import given_folder, split_folder
+from async_trainer.callbacks.sent import Sent
 from async_trainer.callbacks.staging import Staged, Staging, copy_whole
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.weights import SUFFIXES
@@ -42,7 +43,9 @@ class Upload(Callback):
 
     What other callbacks write in the background after an event goes with the next; the last upload waits for them, if
     the run brings ``callbacks`` (as a Trainer does). What failed is tried again, at last with the next event; what
-    could not be uploaded at all is raised at the end. A resumed training uploads what has changed since its state.
+    could not be uploaded at all is raised at the end. A resumed training uploads what has changed since its state, and
+    nothing twice but what was under way when it was killed: what is sent is noted in a hidden file beside the files,
+    until the training has ended.
 
     Args:
         url: where to: any that fsspec knows (``s3://bucket/prefix``, ``file:///mnt/backup``), or a local folder. An
@@ -83,12 +86,14 @@ class Upload(Callback):
         self._objects: dict[str, dict[str, Any]] = {}  # by name: what is there
         self._latest: dict[str, str] = {}  # by prefix: the checkpoint that is named there
         self._newest: dict[str, tuple[int, str]] = {}  # by prefix: the checkpoint that is to be named, and its age
+        self._sent: dict[Path, Sent] = {}  # by folder, in which the notes are
+        self._is_loaded = False
 
     def __repr__(self) -> str:
         return f"Upload({str(self.store)!r}, files={list(self.files)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_staging": Staging(), "_staged_at_events": False}
+        return {**vars(self), "_staging": Staging(), "_staged_at_events": False, "_sent": {}}
 
     @property
     def background(self) -> Mapping[str, Any]:  # type: ignore[override]  # each instance has its own ``when``
@@ -128,6 +133,8 @@ class Upload(Callback):
 
     def on_train_end(self, *, maps: Any = None, state: TrainerState, callbacks: Any = None) -> None:
         self._upload_all(maps, state, callbacks)
+        folder = self._place(maps, state)[0]
+        self._sent.pop(folder, self._sent_from(folder)).end()
 
     def on_exception(self, *, maps: Any = None, state: TrainerState, callbacks: Any = None) -> None:
         if _is_training(state):
@@ -139,6 +146,25 @@ class Upload(Callback):
         self._upload(maps, state)
         if late:
             raise UploadError(f"other callbacks still write, and what they write is not uploaded: {', '.join(late)}")
+
+    def _sent_from(self, folder: Path) -> Sent:
+        return Sent(folder / f"{self._home}.sent")
+
+    def _notes(self, folder: Path) -> Sent:
+        """What was sent from ``folder``; at first, of a resumed run, what was sent after its state is recalled."""
+        if folder in self._sent:
+            return self._sent[folder]
+        sent = self._sent_from(folder)
+        if self._is_loaded:
+            for name, known in sent.recall().items():
+                if known is None:
+                    self._objects.pop(name, None)
+                else:
+                    self._objects[name] = known
+        else:
+            sent.begin()
+        self._sent[folder] = sent
+        return sent
 
     def _stage(self, maps: Any, state: TrainerState) -> bool:
         folder, prefix = self._place(maps, state)
@@ -156,7 +182,7 @@ class Upload(Callback):
         failures: list[OSError] = []
         for staged in self._staging.waiting():
             try:
-                self._upload_one(staged, folder / self._home)
+                self._upload_one(staged, folder / self._home, self._notes(folder))
             except OSError as error:  # one object must not stop the others
                 if not self._staging.is_newest(staged):  # its link went when a newer version took its place
                     continue
@@ -168,7 +194,7 @@ class Upload(Callback):
         if failures:
             raise failures[0]
 
-    def _upload_one(self, staged: Staged, home: Path) -> None:
+    def _upload_one(self, staged: Staged, home: Path, sent: Sent) -> None:
         home.mkdir(exist_ok=True)
         copy = home / f"{staged.path.name}.copy"
         try:
@@ -177,9 +203,11 @@ class Upload(Callback):
             if not self._staging.is_newest(staged):
                 return
             if known is None or known["sha256"] != digest:
+                sent.note(staged.name, None)
                 self.store.put(staged.name, copy)
-                version = known["version"] + 1 if known else 1
-                self._objects[staged.name] = {"version": version, "sha256": digest}
+                known = {"version": known["version"] + 1 if known else 1, "sha256": digest}
+                self._objects[staged.name] = known
+                sent.note(staged.name, known)
         finally:
             copy.unlink(missing_ok=True)
         self._staging.done(staged)
@@ -201,8 +229,9 @@ class Upload(Callback):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from those objects: what is the same is not uploaded again."""
         self._objects = {name: dict(known) for name, known in state_dict["objects"].items()}
-        self._latest = dict(state_dict["latest"])
+        self._latest = {}  # it may name a later one, which is no more
         self._newest = {}
+        self._sent, self._is_loaded = {}, True
 
 
 def cut(callbacks: Any) -> Barrier | None:

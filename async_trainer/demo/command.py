@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the round trip to the checkpoint store, in ms (default: 120)",
     )
     parser.add_argument("--trainer", action="store_true", help="have a Trainer run the loop, not the demo's own")
+    parser.add_argument(
+        "--kill",
+        action="store_true",
+        help="show this instead: a training kills itself half-way (SIGKILL), and is resumed as if nothing had happened",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         latency=arguments.latency,
         trainer=arguments.trainer,
+        kill=arguments.kill,
     )
     return 0 if fine else 1
 

@@ -14,6 +14,7 @@ from async_trainer.demo.compare import compare
 from async_trainer.demo.data import Digits, load_digits
 from async_trainer.demo.figure import draw_epoch
 from async_trainer.demo.folder import fresh_folder
+from async_trainer.demo.kill import run_kill
 from async_trainer.demo.net import make_net
 from async_trainer.demo.plot import plot_steps
 from async_trainer.demo.progress import show_progress
@@ -24,7 +25,9 @@ MOST_THREADS = 4
 """Of torch, in both runs: fewer where that would leave no core to the callbacks; more don't help so small a net."""
 
 
-def run_demo(output: Path, *, epochs: int, seed: int, latency: float, trainer: bool = False) -> bool:
+def run_demo(
+    output: Path, *, epochs: int, seed: int, latency: float, trainer: bool = False, kill: bool = False
+) -> bool:
     """Train inline and in the background, and print how that went.
 
     Args:
@@ -33,6 +36,7 @@ def run_demo(output: Path, *, epochs: int, seed: int, latency: float, trainer: b
         seed: of the data split, the initial weights and the training.
         latency: seconds of the store's round trip.
         trainer: whether a Trainer runs the loop, and not the demo's own.
+        kill: train without an interruption, and with a kill in the middle, in place of inline and in the background.
 
     Returns:
         Whether both runs did the same and nothing was lost.
@@ -45,6 +49,11 @@ def run_demo(output: Path, *, epochs: int, seed: int, latency: float, trainer: b
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads - 1, MOST_THREADS)))
     try:
+        if kill:
+            digits = load_digits(seed=seed)
+            return run_kill(
+                console, Setup(digits=digits, epochs=epochs, seed=seed, latency=latency, trainer=True), output
+            )
         return _run(console, output, epochs=epochs, seed=seed, latency=latency, trainer=trainer)
     finally:
         torch.set_num_threads(threads)

@@ -592,7 +592,7 @@ class ToParent(logging.handlers.QueueHandler):
 def main() -> None:
     """Run until the parent hangs up."""
     Shipper.inside = True
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # schedulers warn whole process groups
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for stream in (sys.stdout, sys.stderr):

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -277,7 +278,7 @@ def test_rows_are_synced_each_second_at_each_validation_and_for_the_state(
     synced: list[int] = []
     now = 100.0
     monkeypatch.setattr("async_trainer.callbacks.rows.time.monotonic", lambda: now)
-    monkeypatch.setattr("async_trainer.callbacks.rows.os.fsync", lambda file: synced.append(os.fstat(file).st_size))
+    monkeypatch.setattr("async_trainer.files.appended.os.fsync", lambda file: synced.append(os.fstat(file).st_size))
 
     def syncs() -> int:
         count = len(synced)
@@ -328,6 +329,36 @@ def test_evaluations_are_not_batches_of_a_training(tmp_path: Path) -> None:
         for event in ("on_validate_start", "on_batch_start", "on_batch_end", "on_validate_end"):
             handler.call_event(event, state=TrainerState(called="validate"), metrics={"loss": 1.0})
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+class DiesOnce(MetricsLog):
+    """Kills its process in the middle of a hook, with rows in the file that are in no state."""
+
+    def on_backward_step_start(
+        self, *, state: TrainerState, loss: Any, maps: Any, event: EventInfo, **kwargs: Any
+    ) -> None:
+        super().on_backward_step_start(state=state, loss=loss, event=event)
+        flag = maps.path / "died"
+        if state.current_train_batch == 30 and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_process_that_dies_costs_no_row_and_doubles_none(tmp_path: Path, retries: int) -> None:
+    maps = Maps(tmp_path / "maps")
+    handler = CallbacksHandler([background(DiesOnce(), placement="process", retries=retries)])
+    state = TrainerState(called="train", split_idx=0, current_epoch=1)
+    (tmp_path / "maps").mkdir()
+    handler.call_event("on_train_start", state=state, maps=maps)
+    for batch in range(1, 41):
+        state.current_train_batch = batch
+        handler.call_event("on_backward_step_start", state=state, maps=maps, loss=torch.tensor(1.0))
+        if batch == 10:
+            handler.barrier().wait(60)  # from here on there is a state, and the start is not told again
+    handler.call_event("on_train_end", state=state)
+    assert handler.close().ok
+    assert [row["batch"] for row in rows(maps.split(0).logs / "metrics.jsonl")] == [*range(1, 41)]
 
 
 def test_after_kill_9_all_rows_are_there_and_whole(tmp_path: Path) -> None:

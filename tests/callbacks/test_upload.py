@@ -6,10 +6,14 @@ import hashlib
 import logging
 import os
 import pickle
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +33,7 @@ from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.testing import check_callback, hold, play
 from async_trainer.train.maps import Maps
+from tests.resume.kit import computational, split, trainer
 
 WAYS = pytest.mark.parametrize("wrap", [inline, background])
 
@@ -503,8 +508,66 @@ def test_a_resumed_run_uploads_what_changed_and_nothing_twice(
     write(run_folder / "c.txt", b"c")
     second.epoch()
     second.end()
-    assert put == ["b.txt", "c.txt"]
+    assert put == ["c.txt"]
     assert objects(store) == {"a.pt": b"a", "b.txt": b"b2", "c.txt": b"c", "latest": b"a.pt\n"}
+
+
+def test_what_was_sent_after_the_state_is_known_and_what_was_under_way_is_sent_again(
+    run_folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(run_folder / "a.txt", b"a")
+    write(run_folder / "log.txt", b"1")
+    write(run_folder / "old.pt", b"old")
+    first = Run(Upload(str(store), folder=run_folder))
+    first.epoch()
+    states = first.handler.state_dict()
+    write(run_folder / "log.txt", b"12")
+    write(run_folder / "b.txt", b"b")
+    write(run_folder / "new.pt", b"new")
+    first.epoch()
+    first.handler.flush()
+    real = ObjectStore.put
+
+    def killed(self: ObjectStore, name: str, source: Path) -> None:
+        real(self, name, source)
+        raise OSError("and the process is killed before it has noted that")
+
+    monkeypatch.setattr(ObjectStore, "put", killed)
+    write(run_folder / "a.txt", b"a2")
+    first.handler.add_callbacks([])
+    upload_ = first.handler.attached[0].callback
+    upload_._stage(None, first.state)
+    with pytest.raises(OSError, match="killed"):
+        upload_._upload(None, first.state)
+    first.handler.close()
+
+    put: list[str] = []
+    monkeypatch.setattr(ObjectStore, "put", lambda self, name, source: (put.append(name), real(self, name, source)))
+    second = Run(Upload(str(store), folder=run_folder))
+    second.handler.load_state_dict(states)
+    write(run_folder / "log.txt", b"1")  # cut back to the state: the object is not
+    (run_folder / "new.pt").unlink()
+    second.epoch()
+    second.end()
+    assert sorted(put) == ["a.txt", "log.txt"]
+    assert objects(store) == {
+        "a.txt": b"a2", "b.txt": b"b", "log.txt": b"1", "old.pt": b"old", "new.pt": b"new", "latest": b"old.pt\n"
+    }  # fmt: skip
+    assert not list(run_folder.glob(".upload*"))
+
+
+def test_a_new_training_knows_nothing_of_what_an_earlier_one_sent(
+    run_folder: Path, store: Path, tmp_path: Path
+) -> None:
+    write(run_folder / "a.txt", b"a")
+    first = Run(Upload(str(store), folder=run_folder))
+    first.epoch()
+    first.handler.close()
+    (store / "a.txt").unlink()  # another hand has emptied the store
+    second = Run(Upload(str(store), folder=run_folder))
+    second.epoch()
+    second.end()
+    assert objects(store) == {"a.txt": b"a"}
 
 
 def test_what_a_killed_process_left_is_cleared_away(run_folder: Path, store: Path) -> None:
@@ -591,6 +654,33 @@ def test_s3_holds_the_files_and_the_pointer(run_folder: Path, s3: str, bucket: A
         "digits/1/logs/log.txt": b"1",
         "digits/1/latest": b"checkpoints/epoch-1.pt\n",
     }
+
+
+@pytest.mark.slow
+def test_killed_between_uploads_and_resumed_s3_has_each_object_as_if_nothing_had_happened(
+    tmp_path: Path, s3: str, bucket: Any
+) -> None:
+    whole = trainer(tmp_path / "whole", steps=None)
+    whole.train(split(), computational())
+    bucket.create_bucket(Bucket="killed")
+    bucket.put_bucket_versioning(Bucket="killed", VersioningConfiguration={"Status": "Enabled"})
+    command = [sys.executable, "-m", "tests.callbacks.upload_child", str(tmp_path / "maps"), s3]
+    codes = [subprocess.run([*command, str(kill_at)], timeout=120).returncode for kill_at in (4, 1, 0)]
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
+
+    there = {name.removeprefix("run/split-0/"): content for name, content in listed(bucket, "killed").items()}
+    assert there.pop("latest") == b"checkpoints/final.pt\n"
+    there.pop("logs/metrics.jsonl")
+    for folder in (tmp_path / "maps", tmp_path / "whole"):
+        files = objects(folder / "split-0" / "checkpoints")
+        assert {name.removeprefix("checkpoints/"): content for name, content in there.items()} == files
+    log = listed(bucket, "killed")["run/split-0/logs/metrics.jsonl"]
+    assert log == (tmp_path / "whole" / "split-0" / "logs" / "metrics.jsonl").read_bytes()
+
+    versions = bucket.list_object_versions(Bucket="killed")["Versions"]
+    sent = sorted((one["Key"], one["LastModified"], one["ETag"]) for one in versions if "latest" not in one["Key"])
+    twice = [one for one, other in pairwise(sent) if (one[0], one[2]) == (other[0], other[2])]
+    assert len(twice) <= 2  # what was under way at a kill that came after the sending
 
 
 def test_a_bucket_that_is_not_there_at_first_fails_and_is_tried_again(

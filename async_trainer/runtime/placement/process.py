@@ -38,7 +38,9 @@ LOOK = 1.0  # s: whether the child is still there
 LEAVE = 2.0  # s: for a child to end that has handled everything; then it is left to itself
 RESPAWN = 0.1  # s: before another child, doubled each time
 START = 60.0  # s: for a child to start, on a busy machine, before its lane counts as stalled
-SIGNALS = {signal.SIGINT, signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "SIGHUP") else set())
+SIGNALS = {
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+}
 
 
 class Child:
