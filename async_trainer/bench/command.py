@@ -17,8 +17,8 @@ NAME = "bench"
 HELP = "measure what callbacks in the background cost, beside what one would use instead"
 
 _DESCRIPTION = """\
-Measures, and prints for each scenario a table: the figure, what was measured beside it in the same run, the ratio of the
-two, and the budget. Compare ratios: absolute times vary from machine to machine. Without names, all scenarios run, in a
+Measures, and prints for each scenario a table: the figure, what was measured beside it in the same run, the ratio of
+the two, and the budget. Compare ratios: absolute times vary from machine to machine. Without names, all scenarios run, in a
 few minutes, each in a process of its own. Leave the machine alone meanwhile.
 """
 
@@ -49,21 +49,20 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.touch()  # else minutes are lost where it can't be written
 
-    results = runs.run_all(
-        arguments.scenario or SCENARIOS, effort, lambda one: print(f"\n{report.table(one)}", flush=True)
-    )
+    results = runs.run_all(arguments.scenario or SCENARIOS, effort, _show)
     print(f"\n{report.summary(results)}")
     if arguments.json is not None:
-        plain = {
-            "machine": about,
-            "quick": arguments.quick,
-            "scenarios": {one.scenario: one.to_json() for one in results},
-        }
+        scenarios = {one.scenario: one.to_json() for one in results}
+        plain = {"machine": about, "quick": arguments.quick, "scenarios": scenarios}
         arguments.json.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     failed = report.failures(results) if arguments.check else []
     for row in failed:
         print(f"--check: {row.what}: {row.ratio:.3g} x {row.beside}, budget {row.budget:g}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _show(result: runs.Result) -> None:
+    print(f"\n{report.table(result)}", flush=True)
 
 
 def _scenario(name: str) -> str:

@@ -31,7 +31,7 @@ from async_trainer.handler import CallbacksHandler
 STEPS = {"1 ms": (16, 64, 32), "20 ms": (8, 512, 128)}
 """By about what a step takes: linear layers, their width, samples in a batch."""
 
-SECONDS = 0.4  # of each measurement
+SECONDS = 0.5  # of each measurement in full; half as long with --quick
 WARM_UP = 0.15  # s
 BUSY = 0.85  # of the measured time, at least, in hooks: the rest is the way from one to the next
 LEAST = 5  # steps to measure
@@ -167,9 +167,9 @@ def measure(effort: Effort) -> list[Row]:
 def _rows(name: str, step: Callable[[], None], variants: list[Alone], effort: Effort) -> list[Row]:
     times: dict[str, list[float]] = {one.name: [] for one in variants}
     idle: set[str] = set()
-    for _ in range(effort.times(7)):
+    for _ in range(effort.times(9)):
         for variant in variants:
-            mean, busy = _measure(step, variant)
+            mean, busy = _measure(step, variant, SECONDS if effort.share >= 1 else SECONDS / 2)
             times[variant.name].append(mean)
             if not busy:
                 idle.add(variant.name)
@@ -212,16 +212,16 @@ def make_step(layers: int, width: int, batch: int) -> Callable[[], None]:
     return step
 
 
-def _measure(step: Callable[[], None], variant: Alone) -> tuple[float, bool]:
+def _measure(step: Callable[[], None], variant: Alone, seconds: float) -> tuple[float, bool]:
     """A step's time, the event's included, in s; and whether the callback was busy all the time."""
     tries: list[tuple[float, float]] = []
     while len(tries) < TRIES and not (tries and tries[-1][1] >= BUSY):
-        tries.append(_measure_once(step, variant))
+        tries.append(_measure_once(step, variant, seconds))
     best = max(tries, key=lambda one: one[1])
     return best[0], best[1] >= BUSY
 
 
-def _measure_once(step: Callable[[], None], variant: Alone) -> tuple[float, float]:
+def _measure_once(step: Callable[[], None], variant: Alone, seconds: float) -> tuple[float, float]:
     number = 0
     warm = clock() + WARM_UP
     while clock() < warm:
@@ -229,7 +229,7 @@ def _measure_once(step: Callable[[], None], variant: Alone) -> tuple[float, floa
         step()
     steps = 0
     began = clock()
-    while steps < LEAST or clock() - began < SECONDS:
+    while steps < LEAST or clock() - began < seconds:
         variant.fire(number := number + 1)
         step()
         steps += 1
