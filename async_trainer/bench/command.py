@@ -18,8 +18,8 @@ HELP = "measure what callbacks in the background cost, beside what one would use
 
 _DESCRIPTION = """\
 Measures, and prints for each scenario a table: the figure, what was measured beside it in the same run, the ratio of
-the two, and the budget. Compare ratios: absolute times vary from machine to machine. Without names, all scenarios run, in a
-few minutes, each in a process of its own. Leave the machine alone meanwhile.
+the two, and the budget. Compare ratios: absolute times vary from machine to machine. Without names, all scenarios run,
+in a few minutes, each in a process of its own. Leave the machine alone meanwhile.
 """
 
 
