@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(line(about), flush=True)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.touch()  # else minutes are lost where it can't be written
+        arguments.json.open("a").close()  # else minutes are lost where it can't be written
 
     results = runs.run_all(arguments.scenario or SCENARIOS, effort, _show)
     print(f"\n{report.summary(results)}")

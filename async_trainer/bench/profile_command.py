@@ -20,7 +20,8 @@ HELP = "measure your own callbacks inline, in a thread, in a process, and say wh
 
 _DESCRIPTION = """\
 Runs the same loop without a callback, and with it inline, in a thread and in a process, by turns; then says what each
-hook takes, how much of that on a core, what its events cost the training thread, how much is captured, and where to run it.
+hook takes, how much of that it computes, what its events cost the training thread, how much is captured, and where to
+run it.
 """
 
 

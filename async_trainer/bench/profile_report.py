@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from async_trainer.bench.profiled import PLAIN, Profile
+from async_trainer.bench.watched import Spent
 from async_trainer.runtime.stats import megabytes, text_table
 
 
@@ -23,13 +24,13 @@ def _hooks(profile: Profile) -> str:
     """What each hook takes, and what its event costs the training thread where the hook runs elsewhere."""
     inline = profile.runs.get("inline")
     elsewhere = [one for one in profile.runs if one not in (PLAIN, "inline")]
-    head = ("hook", "calls", "takes", "on a core", "waits", *(f"loop pays: {one}" for one in elsewhere), "captured")
+    head = ("hook", "calls", "takes", "computes", "waits", *(f"loop pays: {one}" for one in elsewhere), "captured")
     events = list(inline.hooks) if inline is not None and not inline.problem else []
     events = events or sorted({event for one in elsewhere for event in profile.runs[one].captured})
     rows: list[Sequence[str]] = [head]
     for event in events:
         spent = inline.hooks.get(event) if inline is not None else None
-        calls = spent.calls if spent else max(profile.runs[one].events[event].calls for one in elsewhere)
+        calls = spent.calls if spent else max(profile.runs[one].events.get(event, Spent()).calls for one in elsewhere)
         if not calls:
             continue
         own = (duration(spent.each), f"{spent.busy:.0%}", f"{1 - spent.busy:.0%}") if spent else ("", "", "")

@@ -65,7 +65,8 @@ def profile(make: Callable[[], Any], loop: Loop, rounds: int = 3) -> Profile:
             for stage in stages.values():
                 stage.run()
         runs = {placement: stage.middle() for placement, stage in stages.items()}
-    figures = _figures(runs, steers=steers, asynchronous=asynchronous)
+        least = stages["inline"].least() if "inline" in stages else Watch()
+    figures = _figures(runs, least, steers=steers, asynchronous=asynchronous)
     return Profile(snake_case(label(callback)), runs, figures, advise(figures))
 
 
@@ -111,6 +112,10 @@ class Stage:
         step = median([watch.step for watch in counted])
         return min(counted, key=lambda watch: abs(watch.step - step))
 
+    def least(self) -> Watch:
+        """The run in which the hooks took least: what others took of the machine meanwhile is not theirs."""
+        return min(self._watches[1:], key=lambda watch: sum(one.wall for one in watch.hooks.values()), default=Watch())
+
     def close(self) -> None:
         """End its lanes."""
         if not self._problem:
@@ -129,9 +134,8 @@ def fresh(found: Any) -> Callable[[], Any]:
     return make
 
 
-def _figures(runs: dict[str, Watch], *, steers: bool, asynchronous: bool) -> Figures:
+def _figures(runs: dict[str, Watch], inline: Watch, *, steers: bool, asynchronous: bool) -> Figures:
     plain = runs[PLAIN]
-    inline = runs.get("inline", Watch())
     thread = runs.get("thread", Watch(problem="not run"))
     process = runs.get("process", Watch(problem="not run"))
     heard = [event for event in inline.hooks if event in thread.events]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Never, cast
 
@@ -17,7 +18,7 @@ clock = time.perf_counter
 
 @dataclass(slots=True)
 class Spent:
-    """Calls, and the seconds that they took: of the clock, and of the thread's CPU."""
+    """Calls, and the seconds that they took: of the clock, and of wanting a core."""
 
     calls: int = 0
     wall: float = 0.0
@@ -52,8 +53,8 @@ class Watch:
         problem: why it could not be run; then the rest is empty.
     """
 
-    events: dict[str, Spent] = field(default_factory=lambda: defaultdict(Spent))
-    hooks: dict[str, Spent] = field(default_factory=lambda: defaultdict(Spent))
+    events: dict[str, Spent] = field(default_factory=dict)
+    hooks: dict[str, Spent] = field(default_factory=dict)
     captured: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     handled: float = 0.0
@@ -91,7 +92,7 @@ class WatchedHandler(CallbacksHandler):
         try:
             super().call_event(event, *misplaced, **arguments)
         finally:
-            self._recorder.watch.events[str(event)].add(clock() - began)
+            self._recorder.watch.events.setdefault(str(event), Spent()).add(clock() - began)
 
     def captured(self) -> dict[str, int]:
         """By event: the bytes over 64 KiB of what was captured."""
@@ -110,14 +111,36 @@ class Timed:
             self.check_training = check
 
 
+def thread_wants() -> float:
+    """s that this thread has wanted a core for: on one, or (where the system tells, as Linux does) in line for one. On
+    a machine whose cores others want too, a hook that computes isn't taken for one that waits."""
+    try:
+        in_line = int(os.pread(_schedstat(), 128, 0).split()[1]) * 1e-9
+    except (OSError, ValueError, IndexError):
+        in_line = 0.0
+    return time.thread_time() + in_line  # the file's own time on a core lags by a tick
+
+
+def _schedstat() -> int:
+    """The file of this thread; opened once."""
+    if not hasattr(_files, "schedstat"):
+        _files.schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor: int = _files.schedstat
+    return descriptor
+
+
+_files = threading.local()
+
+
 def _timed(function: Any, recorder: Recorder, event: str) -> Any:
     @functools.wraps(function)  # handlers read a hook's arguments from its signature
     def hook(**arguments: Any) -> Any:
-        began, on_core = clock(), time.thread_time()
+        wanted, began = thread_wants(), clock()
         try:
             return function(**arguments)
         finally:
-            recorder.watch.hooks[event].add(clock() - began, time.thread_time() - on_core)
+            spent = clock() - began
+            recorder.watch.hooks.setdefault(event, Spent()).add(spent, min(spent, thread_wants() - wanted))
 
     return hook
 

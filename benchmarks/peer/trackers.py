@@ -130,7 +130,7 @@ class WandB(Peer):
         from wandb.proto import wandb_internal_pb2
 
         found = []
-        for raw in (raw for path in folder.glob("wandb/*/*.wandb") for raw in read_log(path)):
+        for raw in (raw for path in folder.glob("wandb/offline-run-*/*.wandb") for raw in read_log(path)):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(raw)
             if record.WhichOneof("record_type") == "history":
