@@ -8,7 +8,8 @@ down beforehand, and what can't be imported is left out by name. A call hands ov
 - p50, p99: of a call, on the calling thread; in bursts of 100 calls (40 for MLflow), 50 ms apart (12 single calls for
   weights, 100 ms apart); the value is a float.
 - order: whether the calls were delivered in the order in which they were made.
-- snapshot: how many values arrived as they were at the call, though each was changed in place right after it.
+- snapshot: how many values arrived as they were at the call, though each was changed in place right after it. The
+  values are tensors; "no tensors": it takes none.
 - exit: what was delivered where the script ends without a close. killed: by SIGKILL right after the last call; and 3 s
   later.
 - sink hangs: what it writes to doesn't answer any more (a stopped server or service, a write that never returns); calls
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import socket
@@ -110,6 +112,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
             seen["delivered"] = len(set(steps))
             seen["inversions"] = sum(after < before for before, after in pairwise(steps))
             seen["right"] = sum(step == value for step, value in rows)
+            seen["no_number"] = sum(math.isnan(value) for _, value in rows)
             found[trial] = seen
         found["hang"] = run(name, "hang", folder / f"{name}-hang", server)
     return found
@@ -127,7 +130,7 @@ def cells(found: dict[str, Any]) -> tuple[str, ...]:
         microseconds(cost["p50"]),
         microseconds(cost["p99"]),
         order if snapshot["delivered"] else "nothing delivered",
-        f"{snapshot['right']} of {of}",
+        "no tensors" if snapshot["no_number"] == of else f"{snapshot['right']} of {of}",
         *(share(found[trial]) for trial in ("leave", "kill", "kill_later")),
         *hanging(found["hang"]),
     )

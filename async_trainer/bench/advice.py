@@ -22,8 +22,9 @@ class Figures:
         cpu: of that, on a core.
         loop: the same loop without callbacks.
         handing: what its events cost the training thread where it runs in a thread: captures and waits.
-        beside_thread: a step where it runs in a thread, over a plain one; None where that could not be measured.
-        beside_process: the same, for a process.
+        beside_thread: a step where it runs in a thread, over a plain one, in the round in which it was slowest; None
+            where it could not be run.
+        process: whether it can run in a process.
         steers: its class says that it changes the training.
         asynchronous: its hooks are ``async def``.
     """
@@ -33,7 +34,7 @@ class Figures:
     loop: float
     handing: float
     beside_thread: float | None = None
-    beside_process: float | None = None
+    process: bool = True
     steers: bool = False
     asynchronous: bool = False
 
@@ -61,8 +62,8 @@ def advise(seen: Figures) -> Advice:
     late = "; slower than the loop: it will fall behind (every=, overflow=)" if slower else ""
     if busy < BUSY or seen.cpu < OF_RUN * seen.loop:
         return Advice("thread", f"its hooks wait for {1 - busy:.0%} of their time{late}")
-    if seen.beside_process is None:
+    if not seen.process:
         return Advice("thread", f"it computes ({busy:.0%} of its time), but can't run in a process{late}")
-    if seen.beside_thread is not None and seen.beside_thread < min(SLOWER, seen.beside_process):
+    if seen.beside_thread is not None and seen.beside_thread < SLOWER:
         return Advice("thread", f"it computes ({busy:.0%} of its time), but gives the interpreter up{late}")
     return Advice("process", f"it computes for {busy:.0%} of its time: a thread would take the interpreter{late}")

@@ -66,7 +66,8 @@ def profile(make: Callable[[], Any], loop: Loop, rounds: int = 3) -> Profile:
                 stage.run()
         runs = {placement: stage.middle() for placement, stage in stages.items()}
         least = stages["inline"].least() if "inline" in stages else Watch()
-    figures = _figures(runs, least, steers=steers, asynchronous=asynchronous)
+        beside = [with_it.step / without.step for with_it, without in _pairs(stages)]
+    figures = _figures(runs, least, beside, steers=steers, asynchronous=asynchronous)
     return Profile(snake_case(label(callback)), runs, figures, advise(figures))
 
 
@@ -104,17 +105,21 @@ class Stage:
         self._problem = str(stats.errors[0]) if stats.errors else ""
         self._watches.append(watch)
 
+    @property
+    def counted(self) -> list[Watch]:
+        """The runs but the first; none where the callback can't run there."""
+        return [] if self._problem else self._watches[1:]
+
     def middle(self) -> Watch:
         """The run with the median step; the first doesn't count."""
         if self._problem:
             return Watch(problem=self._problem)
-        counted = self._watches[1:]
-        step = median([watch.step for watch in counted])
-        return min(counted, key=lambda watch: abs(watch.step - step))
+        step = median([watch.step for watch in self.counted])
+        return min(self.counted, key=lambda watch: abs(watch.step - step))
 
     def least(self) -> Watch:
         """The run in which the hooks took least: what others took of the machine meanwhile is not theirs."""
-        return min(self._watches[1:], key=lambda watch: sum(one.wall for one in watch.hooks.values()), default=Watch())
+        return min(self.counted, key=lambda watch: sum(one.wall for one in watch.hooks.values()), default=Watch())
 
     def close(self) -> None:
         """End its lanes."""
@@ -134,7 +139,14 @@ def fresh(found: Any) -> Callable[[], Any]:
     return make
 
 
-def _figures(runs: dict[str, Watch], inline: Watch, *, steers: bool, asynchronous: bool) -> Figures:
+def _pairs(stages: dict[str, Stage]) -> list[tuple[Watch, Watch]]:
+    """The runs in a thread, each with the one without the callback in the same turn."""
+    return list(zip(stages["thread"].counted, stages[PLAIN].counted, strict=False)) if "thread" in stages else []
+
+
+def _figures(
+    runs: dict[str, Watch], inline: Watch, beside: Sequence[float], *, steers: bool, asynchronous: bool
+) -> Figures:
     plain = runs[PLAIN]
     thread = runs.get("thread", Watch(problem="not run"))
     process = runs.get("process", Watch(problem="not run"))
@@ -145,8 +157,8 @@ def _figures(runs: dict[str, Watch], inline: Watch, *, steers: bool, asynchronou
         cpu=sum(spent.cpu for spent in inline.hooks.values()),
         loop=plain.seconds,
         handing=max(0.0, sum(thread.events[event].wall for event in heard) - idle - thread.waited),
-        beside_thread=None if thread.problem else thread.step / plain.step,
-        beside_process=None if process.problem else process.step / plain.step,
+        beside_thread=max(beside, default=None),
+        process=not process.problem,
         steers=steers,
         asynchronous=asynchronous,
     )

@@ -63,6 +63,7 @@ def measure(effort: Effort) -> list[Row]:
             began = clock()
             torch.save({"model": loop.model.state_dict(), "adam": loop.optimizer.state_dict()}, folder / "inline.pt")
             inline.append(clock() - began)
+        fence = handler.stats().waits.fence / len(captures)
     step, capture = median(plain[2:]), median(captures[1:])
     # A capture beside the two plain steps before it, as the machine was just then.
     pairs = zip(captures[1:], plain[2::2], plain[3::2], strict=True)
@@ -78,7 +79,7 @@ def measure(effort: Effort) -> list[Row]:
             budget=1.1,
             of="ratio",
             gated=True,
-            note=f"the loop held {median(held[1:]) * 1e3:.1f} ms",
+            note=f"held {median(held[1:]) * 1e3:.1f} ms, and {fence * 1e3:.1f} ms at the fence",
         ),
         Row(
             "a step while the bundle is written",

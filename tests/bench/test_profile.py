@@ -113,14 +113,14 @@ def test_what_can_t_be_found_is_named(
     assert message in capsys.readouterr().err
 
 
-COMPUTES = Figures(hooks=2.0, cpu=1.9, loop=1.0, handing=0.01, beside_thread=2.2, beside_process=1.02)
+COMPUTES = Figures(hooks=2.0, cpu=1.9, loop=1.0, handing=0.01, beside_thread=2.2)
 
 
 @pytest.mark.parametrize(
     ("seen", "placement", "why"),
     [
         (COMPUTES, "process", "computes for 95%"),
-        (replace(COMPUTES, beside_process=None), "thread", "can't run in a process"),
+        (replace(COMPUTES, process=False), "thread", "can't run in a process"),
         (replace(COMPUTES, beside_thread=1.01), "thread", "gives the interpreter up"),
         (replace(COMPUTES, cpu=0.1), "thread", "wait for 95%"),
         (replace(COMPUTES, hooks=0.1, cpu=0.1), "thread", "wait for 0%"),

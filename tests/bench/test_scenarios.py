@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from async_trainer.bench import capturing, convoy, handoff, resuming, throughput, timing
+from async_trainer.bench import barrier, capturing, convoy, handoff, resuming, throughput, timing
 from async_trainer.bench.row import Row
 from async_trainer.bench.scenarios import SCENARIOS, measure
 from async_trainer.bench.timing import Effort, bursts, loops, percentile, turns
@@ -21,10 +21,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small things to measure; and what scenarios set in their process is set back."""
     for module, megabytes in ((capturing, 12), (resuming, 12), (handoff, 4)):
         monkeypatch.setattr(module, "MEGABYTES", megabytes)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # 0.1 s each, in a process with all tests in it
+    monkeypatch.setattr(barrier, "WAITING", 500)
     monkeypatch.setattr(capturing, "FEW", 6)
     monkeypatch.setattr(capturing, "MANY", 30)
     monkeypatch.setattr(resuming, "TENSORS", 6)
-    monkeypatch.setattr(convoy, "STEPS", {"1 ms": (2, 64, 32)})
+    monkeypatch.setattr(convoy, "STEPS", {"20 ms": (2, 64, 32)})
     monkeypatch.setattr(convoy, "SECONDS", 0.05)
     monkeypatch.setattr(convoy, "WARM_UP", 0.02)
     monkeypatch.setattr(throughput, "EVENTS", {"thread": 2000, "process": 2000})
