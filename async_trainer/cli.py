@@ -10,6 +10,8 @@ from typing import Protocol
 
 import async_trainer
 from async_trainer import explain_command
+from async_trainer.bench import command as bench
+from async_trainer.bench import profile_command as profile
 from async_trainer.demo import command as demo
 from async_trainer.errors import AsyncTrainerError
 
@@ -30,7 +32,7 @@ class Command(Protocol):
         """Run the command, and return its exit status."""
 
 
-COMMANDS: tuple[Command, ...] = (demo, explain_command)
+COMMANDS: tuple[Command, ...] = (demo, explain_command, bench, profile)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

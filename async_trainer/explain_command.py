@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from async_trainer import CallbacksHandler, background
     from async_trainer.testing import play
 
-    found = [_find(target) for target in arguments.callback]
+    found = [make(target, load(target)) for target in arguments.callback]
     if arguments.background:
         found = [one if isinstance(one, (Background, Inline, list, tuple)) else background(one) for one in found]
     if arguments.epochs < 1:
@@ -53,7 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _find(target: str) -> Any:
+def load(target: str) -> Any:
+    """What ``module:name`` names; the module is looked for in the current directory too.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise ConfigurationError(f"{target!r}: give a module and a callback in it: my_callbacks:Plots")
@@ -66,9 +71,26 @@ def _find(target: str) -> Any:
         raise ConfigurationError(f"{target!r}: there is no module {module_name!r} here") from None
     finally:
         sys.path.pop(0)
+    return attribute(target, module, name)
+
+
+def attribute(target: str, module: Any, name: str) -> Any:
+    """``module.name``; ``target`` is what the user gave, for the message.
+
+    Raises:
+        ConfigurationError: the module has none.
+    """
     if not hasattr(module, name):
-        raise ConfigurationError(f"{target!r}: {module_name} has no {name!r}{suggestion(name, dir(module))}")
-    found = getattr(module, name)
+        raise ConfigurationError(f"{target!r}: {module.__name__} has no {name!r}{suggestion(name, dir(module))}")
+    return getattr(module, name)
+
+
+def make(target: str, found: Any) -> Any:
+    """A callback of what was found: classes and functions are called without arguments to make it.
+
+    Raises:
+        ConfigurationError: it can't be made so.
+    """
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         return found
     try:

@@ -2,7 +2,7 @@
 
 A thread that runs plain Python holds the interpreter for a whole interval each time the training thread wants it back
 (after every torch call). 1e-5 s in place of 5e-3 s makes a training step behind a pure-Python callback some 10 to 100
-times faster; ``benchmarks/`` measures it.
+times faster; ``async-trainer bench convoy`` measures it.
 """
 
 from __future__ import annotations

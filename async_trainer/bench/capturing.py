@@ -1,0 +1,206 @@
+"""How long the loop is held by capturing a model and its optimizer, and what it does to the step."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from async_trainer.bench.row import Row
+from async_trainer.bench.timing import Effort, clock
+from async_trainer.bench.training import Loop
+from async_trainer.callback import background
+from async_trainer.handler import CallbacksHandler
+from async_trainer.train.state import TrainerState
+
+MEGABYTES = 300
+FEW, MANY = 150, 1500
+OURS = "async_trainer"
+Way = tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]]
+"""Captures; waits, after the step that is measured, until nothing goes on any more; ends it."""
+
+
+class Checkpoint:
+    """Names what a checkpoint holds, and looks at it."""
+
+    def on_batch_end(self, *, model: nn.Module, optimizers: Any, state: TrainerState) -> None:
+        model.state_dict()
+        optimizers["adam"].state_dict()
+
+
+def measure(effort: Effort) -> list[Row]:
+    """The rows of ``capture``."""
+    torch.set_num_threads(1)
+    logging.getLogger("async_trainer").setLevel(logging.ERROR)  # it says what such captures cost, rightly
+    warnings.filterwarnings("ignore", module="torch.distributed")
+    return [*_many_ways(effort), _many_tensors(effort), _frame(effort)]
+
+
+def _many_ways(effort: Effort) -> list[Row]:
+    loop = Loop(MEGABYTES, FEW, batch=192)
+    held, steps = _by_turns(loop, {OURS: ours(loop), **others(loop)}, effort.times(12))
+    plain = median(steps["plain step"])
+    size = f"{MEGABYTES} MB, {len(loop.big)} tensors"
+    clones = median(held["fresh clone"])
+    mine = median(held[OURS])
+    ratio = median(with_it / without for with_it, without in zip(steps[OURS], steps["plain step"], strict=True))
+    return [
+        Row(
+            f"the loop held by capturing {size}",
+            mine * 1e3,
+            "ms",
+            beside="a fresh clone",
+            other=clones * 1e3,
+            ratio=mine / clones,
+            budget=budget(len(loop.big)) * 1e3,
+        ),
+        Row(
+            f"a step that captures {size}",
+            median(steps[OURS]) * 1e3,
+            "ms",
+            beside="a plain step",
+            other=plain * 1e3,
+            ratio=ratio,
+            budget=1.1,
+            of="ratio",
+            gated=True,
+            note="" if plain >= 0.1 else f"the budget is for steps of 100 ms or more, not {plain * 1e3:.0f}",
+        ),
+        *(
+            Row(
+                f"(held by {name})",
+                median(held[name]) * 1e3,
+                "ms",
+                beside="a plain step",
+                other=plain * 1e3,
+                ratio=median(held[name]) / plain,
+                note=f"the step {median(steps[name]) * 1e3:.0f} ms",
+            )
+            for name in held
+            if name not in (OURS, "plain step")
+        ),
+    ]
+
+
+def _many_tensors(effort: Effort) -> Row:
+    loop = Loop(MEGABYTES, MANY, batch=64)
+    held, _ = _by_turns(loop, {OURS: ours(loop), "fresh clone": clone(loop)}, effort.times(12))
+    mine, clones = median(held[OURS]), median(held["fresh clone"])
+    return Row(
+        f"the loop held by capturing {MEGABYTES} MB, {len(loop.big)} tensors",
+        mine * 1e3,
+        "ms",
+        beside="a fresh clone",
+        other=clones * 1e3,
+        ratio=mine / clones,
+        budget=budget(len(loop.big)) * 1e3,
+    )
+
+
+def budget(tensors: int) -> float:
+    """s: 1 ms up to 200 tensors, then 4 µs for each."""
+    return 1e-3 + max(0, tensors - 200) * 4e-6
+
+
+def _by_turns(loop: Loop, ways: dict[str, Way], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """What each way held the loop, and what the step with it took, in s; by turns."""
+    ways = {"plain step": (nothing, nothing, nothing), **ways}
+    held: dict[str, list[float]] = {name: [] for name in ways}
+    steps: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 2):
+        for name, (capture, rest, _) in ways.items():
+            began = clock()
+            capture()
+            captured = clock()
+            loop.step()
+            ended = clock()
+            rest()
+            if number >= 2:
+                held[name].append(captured - began)
+                steps[name].append(ended - began)
+    for _, _, end in ways.values():
+        end()
+    return held, steps
+
+
+def ours(loop: Loop) -> Way:
+    """A background callback that names model and optimizer."""
+    handler = CallbacksHandler([background(Checkpoint())])
+    handler.call_event("on_train_start", optimizers=loop.optimizers)
+
+    def capture() -> None:
+        handler.call_event("on_batch_end", model=loop.model, optimizers=loop.optimizers, state=loop.state)
+
+    return capture, handler.flush, handler.close
+
+
+def nothing() -> None:
+    """Neither to wait for, nor to end."""
+
+
+def clone(loop: Loop) -> Way:
+    """New memory at each capture."""
+    return (lambda: [tensor.clone() for tensor in loop.big]), nothing, nothing
+
+
+def others(loop: Loop) -> dict[str, Way]:
+    """What one would write, and what torch has."""
+    pool = [torch.empty_like(tensor) for tensor in loop.big]
+    return {
+        "fresh clone": clone(loop),
+        "a pooled copy, inline": ((lambda: torch._foreach_copy_(pool, loop.big)), nothing, nothing),
+        "torch DCP async_save": dcp(loop),
+    }
+
+
+def dcp(loop: Loop) -> Way:
+    """torch.distributed.checkpoint: staged on the loop by default, written by a thread."""
+    from torch.distributed.checkpoint.state_dict_saver import async_save
+
+    folder = tempfile.TemporaryDirectory()
+    pending: list[Any] = []
+
+    def save() -> None:
+        state = {"model": loop.model.state_dict(), "adam": {str(n): tensor for n, tensor in enumerate(loop.big)}}
+        pending.append(async_save(state, checkpoint_id=folder.name, no_dist=True))
+
+    def rest() -> None:
+        pending.pop().result()  # it has one save at a time
+
+    return save, rest, folder.cleanup
+
+
+def _frame(effort: Effort) -> Row:
+    """What capturing a frame of 100 MB holds the loop."""
+
+    class Names:
+        def on_batch_end(self, *, frame: pd.DataFrame) -> None: ...
+
+    live = pd.DataFrame({str(n): np.zeros(MEGABYTES * 100_000 // 24) for n in range(10)})
+    held, deep = [], []
+    with CallbacksHandler([background(Names())]) as handler:
+        for _ in range(effort.times(40) + 5):
+            began = clock()
+            handler.call_event("on_batch_end", frame=live)
+            held.append(clock() - began)
+            handler.flush()
+            began = clock()
+            live.copy(deep=True)
+            deep.append(clock() - began)
+    mine, other = median(held[5:]), median(deep[5:])
+    return Row(
+        f"the loop held by a DataFrame of {live.memory_usage().sum() / 1e6:.0f} MB, pandas {pd.__version__}",
+        mine * 1e3,
+        "ms",
+        beside="a deep copy",
+        other=other * 1e3,
+        ratio=mine / other,
+    )

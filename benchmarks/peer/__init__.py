@@ -1,0 +1,1 @@
+"""What users have today, each behind the same few methods, so that one set of trials measures all of them."""
