@@ -12,6 +12,7 @@ import async_trainer
 from async_trainer import explain_command
 from async_trainer.demo import command as demo
 from async_trainer.errors import AsyncTrainerError
+from async_trainer.watching import merge_command, report_command, watch_command
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
@@ -30,7 +31,7 @@ class Command(Protocol):
         """Run the command, and return its exit status."""
 
 
-COMMANDS: tuple[Command, ...] = (demo, explain_command)
+COMMANDS: tuple[Command, ...] = (demo, explain_command, watch_command, report_command, merge_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from async_trainer.runtime.listening import LaneEvent
 from async_trainer.runtime.stats import Stats
 from async_trainer.watching import status
 from async_trainer.watching.steps import Steps
-from async_trainer.watching.tape import Tape
+from async_trainer.watching.tape import Note, Tape
 from async_trainer.watching.timeline import Timeline, said
 from async_trainer.watching.trace_file import BASE, TraceFile
 
@@ -71,6 +71,7 @@ class Publisher:
         self._before = (self._last.capture_seconds, self._last.captures, asdict(self._last.waits))  # what isn't this run's
         self._step = step
         self._steps = Steps()
+        self._evaluates = False
         self._inline = 0.0  # s
         self._progress = progress
         self._began = clock()
@@ -158,10 +159,8 @@ class Publisher:
             for note in notes:
                 if note.kind == "inline":
                     self._inline += note.ended - note.began
-                elif note.kind == "event" and note.name in CLEARS:
-                    self._steps.interrupted()
-                elif note.kind == "event" and note.name == self._step:
-                    self._steps.ended(note.began)
+                elif note.kind == "event":
+                    self._count(note)
             if self._timeline is not None and self._trace is not None:
                 events = self._timeline.notes(notes)
                 lane_events = [self._lane_events.popleft() for _ in range(len(self._lane_events))]
@@ -179,6 +178,14 @@ class Publisher:
             if not self._told:
                 self._told = True
                 say(logging.WARNING, "the status of the run can't be written to %s: %s", self.folder, said(error))
+
+    def _count(self, note: Note) -> None:
+        """Batches of an evaluation are no steps, and an evaluation is no part of one."""
+        if note.name in CLEARS:
+            self._evaluates = note.name in EVALUATION_STARTS
+            self._steps.interrupted()
+        elif note.name == self._step and not self._evaluates:
+            self._steps.ended(note.began)
 
     def _stats(self) -> Stats:
         handler = self._handler()
