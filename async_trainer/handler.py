@@ -582,8 +582,8 @@ class CallbacksHandler:
             handler.publish("runs/1")
 
         Args:
-            folder: gets ``status.json``, ``history.jsonl``, and with ``timeline=True`` ``timeline.json.gz``. What an earlier
-                run has left of these is replaced.
+            folder: gets ``status.json``, ``history.jsonl``, and with ``timeline=True`` ``timeline.json.gz``. What an
+                earlier run has left of these is replaced.
             step: the event that ends a step of the loop.
 
         Raises:
@@ -624,7 +624,8 @@ class CallbacksHandler:
 
     def _note(self) -> None:
         """Have the publishers' tapes note what they want to know."""
-        self._tapes = self._pool.waited.notebooks = tuple(one.tape for one in self._publishers)
+        self._tapes = tuple(one.tape for one in self._publishers)
+        self._pool.waited.notebooks = self._tapes
         self.add_callbacks([])  # routes anew
 
     def listen(self, listener: Listener) -> None:

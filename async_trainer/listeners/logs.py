@@ -22,9 +22,7 @@ class LogHooks:
         ConfigurationError: ``slow`` is no number of seconds.
     """
 
-    def __init__(
-        self, *, slow: float = 0.0, logger: logging.Logger | None = None, level: int = logging.INFO
-    ) -> None:
+    def __init__(self, *, slow: float = 0.0, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
         if isinstance(slow, bool) or not isinstance(slow, (int, float)) or not slow >= 0:
             raise ConfigurationError(f"LogHooks: slow must be seconds, 0 or more, not {slow!r}")
         self.slow = slow

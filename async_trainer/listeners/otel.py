@@ -20,9 +20,9 @@ except ImportError as missing:
 class OpenTelemetry:
     """A listener that makes a span of each background hook, and counts and measures them.
 
-    A span ``<callback>.<hook>`` has the times that the hook had, and the attributes ``async_trainer.lane``, ``.placement``,
-    ``.event`` (its number), ``.outcome``, ``.waited`` (seconds since its event); of one that failed the status is an error, and
-    the exception recorded. Metrics: the histograms ``async_trainer.hook.duration`` and ``async_trainer.hook.wait`` in
+    A span ``<callback>.<hook>`` has the times that the hook had, and the attributes ``async_trainer.lane``,
+    ``.placement``, ``.event`` (its number), ``.outcome``, ``.waited`` (seconds since its event); of one that failed the
+    status is an error, and the exception recorded. Metrics: the histograms ``async_trainer.hook.duration`` and ``async_trainer.hook.wait`` in
     seconds, and the counter ``async_trainer.lane.stalls``, by lane, hook and outcome.
 
     Args:
@@ -54,11 +54,11 @@ class OpenTelemetry:
             return
         name = f"{event.callback}.{event.hook}" if event.callback else event.hook
         waited = max(0.0, event.began - event.emitted)
-        outcome = {**where, "async_trainer.hook": name, "async_trainer.outcome": event.kind}
+        outcome: dict[str, Any] = {**where, "async_trainer.hook": name, "async_trainer.outcome": event.kind}
         if event.kind != "passed":
             self._duration.record(event.ended - event.began, outcome)
             self._wait.record(waited, outcome)
-        attributes = {**outcome, "async_trainer.event": event.seq, "async_trainer.waited": waited}
+        attributes: dict[str, Any] = {**outcome, "async_trainer.event": event.seq, "async_trainer.waited": waited}
         span = self._tracer.start_span(name, start_time=self._at(event.began), attributes=attributes)
         if event.error is not None:
             span.record_exception(event.error, timestamp=self._at(event.ended))

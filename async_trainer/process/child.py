@@ -152,7 +152,9 @@ class Child:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._out: deque[tuple[Any, ...]] = deque()
-        self._spans: deque[tuple[int, str, float, float]] = deque()  # event, callback, when its hook ran; while asked for
+        self._spans: deque[tuple[int, str, float, float]] = (
+            deque()
+        )  # event, callback, when its hook ran; while asked for
         self._bell = threading.Lock()
         self._bell.acquire()
         self._answering = threading.Thread(target=self._answer, name="async_trainer-answers", daemon=True)

@@ -28,7 +28,7 @@ class LaneEvent:
         lane: its name.
         placement: ``"thread"``, ``"task"``, ``"process"``.
         callback: the name of the callback, or of the proxied object; ``""`` for a barrier.
-        hook: the event, or the method of the object; ``"barrier"``; of a stalled lane the hook that it is in, or ``""``.
+        hook: the event, or the method of the object; ``"barrier"``; of a stalled lane the hook that it is in, if any.
         seq: the number of the event, as hooks get it; 0 for a barrier.
         emitted: when the loop fired the event.
         began: when the hook began: of several attempts the last one.

@@ -68,7 +68,11 @@ class Publisher:
         self._handler = weakref.ref(handler)
         self._pool = handler._pool
         self._last = handler.stats()
-        self._before = (self._last.capture_seconds, self._last.captures, asdict(self._last.waits))  # what isn't this run's
+        self._before = (
+            self._last.capture_seconds,
+            self._last.captures,
+            asdict(self._last.waits),
+        )  # what isn't this run's
         self._step = step
         self._steps = Steps()
         self._evaluates = False

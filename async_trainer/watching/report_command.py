@@ -11,9 +11,9 @@ NAME = "report"
 HELP = "make one HTML page of a run: step times, where its time went, lanes, failures, metrics"
 
 _DESCRIPTION = """\
-Makes one HTML page, which needs nothing else, of what a run has left in its folder: step times, where the loop's time went,
-lanes, failures, and the metrics' curves. Also of a run that is under way, or was killed. RUN is the folder of a Trainer's
-run, of one of its splits, or what handler.publish(...) was given.
+Makes one HTML page, which needs nothing else, of what a run has left in its folder: step times, where the loop's time
+went, lanes, failures, and the metrics' curves. Also of a run that is under way, or was killed. RUN is the folder of a
+Trainer's run, of one of its splits, or what handler.publish(...) was given.
 """
 
 

@@ -29,8 +29,8 @@ class Status:
     Attributes:
         path: the status file.
         said: its content.
-        state: ``"running"``, ``"finished"``, ``"ended by ValueError"``, ``"killed"`` (its process is gone, without a word),
-            ``"stale"`` (its process may be there, but has said nothing for ``STALE`` seconds).
+        state: ``"running"``, ``"finished"``, ``"ended by ValueError"``, ``"killed"`` (its process is gone, without a
+            word), ``"stale"`` (its process may be there, but has said nothing for ``STALE`` seconds).
         age: seconds since it was written.
     """
 

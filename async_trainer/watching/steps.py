@@ -55,5 +55,5 @@ def quantile(classes: dict[int, int], share: float) -> float | None:
     for place in sorted(classes):
         left -= classes[place]
         if left <= 0:
-            return 10.0 ** ((place + 0.5) / PER_DECADE)
+            return float(10.0 ** ((place + 0.5) / PER_DECADE))
     return None

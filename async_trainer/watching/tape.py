@@ -17,8 +17,8 @@ LENGTH = 200_000
 class Note(NamedTuple):
     """Something on a thread that fires events. Times in s of ``perf_counter``.
 
-    ``kind``: ``"event"`` (``began`` is when it was fired), ``"inline"`` (its inline hooks), ``"capture"``, ``"wait"`` (``name``
-    is for what), ``"barrier"``.
+    ``kind``: ``"event"`` (``began`` is when it was fired), ``"inline"`` (its inline hooks), ``"capture"``, ``"wait"``
+    (``name`` is for what), ``"barrier"``.
     """
 
     kind: str

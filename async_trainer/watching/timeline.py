@@ -139,7 +139,10 @@ class Timeline:
         number = sum(isinstance(one, type(of)) for one in self._tracks)
         self._tracks[of] = track = base + number
         title = f"{title} {number + 1}" if isinstance(of, int) and number else title
-        for what, argument in (("thread_name", {"name": title}), ("thread_sort_index", {"sort_index": track - 2 * base})):
+        for what, argument in (
+            ("thread_name", {"name": title}),
+            ("thread_sort_index", {"sort_index": track - 2 * base}),
+        ):
             made.append({"name": what, "ph": "M", "pid": self._pid, "tid": track, "args": argument})
         return track
 

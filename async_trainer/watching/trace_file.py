@@ -14,8 +14,8 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
 
 BASE = 1_735_689_600
-"""Unix time, in s, that ``ts`` counts from, in µs: the start of 2025. With it as it is, ``ts`` keeps nanoseconds: a float
-has 53 bits."""
+"""Unix time, in s, that ``ts`` counts from, in µs: the start of 2025. From 1970 on it would be so large that floats of
+its size are 0.25 µs apart."""
 
 EVENTS = 2_000_000
 """Events of a file, at most: some 30 MB, and about what viewers can show."""
@@ -116,8 +116,8 @@ def _unzip(data: bytes) -> bytes:
 
 
 def merge_traces(paths: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]) -> int:
-    """Put several Chrome traces on one time axis, in one file: a run's ``timeline.json.gz``, and what ``torch.profiler``
-    exported of it. Any thread.
+    """Put several Chrome traces on one time axis, in one file: a run's ``timeline.json.gz``, and what
+    ``torch.profiler`` exported of it. Any thread.
 
     Both count from the ``baseTimeNanoseconds`` that they name, in Unix time; so they agree as far as the system's clock
     and torch's conversion to it do: to a millisecond or better.

@@ -21,8 +21,8 @@ SPLITS = 4  # of a run that trains several at once, shown at once
 _DESCRIPTION = """\
 Shows what a run publishes, once a second: lane by lane what is queued, how old the oldest event is, the hook that is
 running, failures; and what the loop paid. RUN is the folder of a Trainer's run, or what handler.publish(...) was given.
-It ends when the run does. The exit status tells whether the run is well: 1 where it was killed, has ended by an error, or
-has said nothing for ten seconds.
+It ends when the run does. The exit status tells whether the run is well: 1 where it was killed, has ended by an error,
+or has said nothing for ten seconds.
 """
 
 

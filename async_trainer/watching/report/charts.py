@@ -66,12 +66,17 @@ def line_chart(
     for y in ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
         parts.append(f'<text class="y" x="{LEFT - 6}" y="{up(y) + 3.5:.1f}">{escape(y_format(y))}</text>')
-    for x in [x for x in nice_ticks(first, last) if first <= x <= last]:
-        parts.append(f'<text class="x" x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 15}">{escape(x_format(x))}</text>')
+    parts += [
+        f'<text class="x" x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 15}">{escape(x_format(x))}</text>'
+        for x in nice_ticks(first, last)
+        if first <= x <= last
+    ]
     parts.append(f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}">{escape(x_label)}</text>')
-    for x in marks:
-        if first <= x <= last:
-            parts.append(f'<line class="mark" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+    parts += [
+        f'<line class="mark" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        for x in marks
+        if first <= x <= last
+    ]
     for number, (name, line) in enumerate(lines.items()):
         colour = f"var({COLOURS[number % len(COLOURS)]})"
         kind = "faint" if name in faint else "line"
@@ -82,7 +87,9 @@ def line_chart(
             )
             continue
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
-        parts.append(f'<polyline class="{kind}" stroke="{colour}" points="{path}"><title>{escape(name)}</title></polyline>')
+        parts.append(
+            f'<polyline class="{kind}" stroke="{colour}" points="{path}"><title>{escape(name)}</title></polyline>'
+        )
     return "".join(parts) + "</svg>" + (legend(list(lines)) if len(lines) > 1 else "")
 
 

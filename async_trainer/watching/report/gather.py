@@ -33,6 +33,7 @@ class Found:
         resumed: when it was resumed, in s of running time.
         step_times: (s of running time, median s, longest s), a point for each second or so.
         queued: by lane: (s of running time, events that wait).
+        ages: by lane: (s of running time, age of the oldest event that is not handled, in s).
         curves: by metric: by where it was measured ("training", "validation"): (step or epoch, value).
         by_epoch: the curves are over epochs, not steps.
         config: what the Trainer has written down of it.
@@ -47,6 +48,7 @@ class Found:
     resumed: list[float] = field(default_factory=list)
     step_times: list[tuple[float, float, float]] = field(default_factory=list)
     queued: dict[str, Curve] = field(default_factory=dict)
+    ages: dict[str, Curve] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     by_epoch: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -91,9 +93,11 @@ def _read_history(path: Path, found: Found) -> None:
                 _add(found.paid, last["paid"])
             at = began + float(point["at"])
             if point["step"]:
-                found.step_times.append((at, *map(float, point["step"])))
-            for lane, (queued, _, _) in point["lanes"].items():
+                middle, longest = map(float, point["step"])
+                found.step_times.append((at, middle, longest))
+            for lane, (queued, age, _) in point["lanes"].items():
                 found.queued.setdefault(lane, []).append((at, float(queued)))
+                found.ages.setdefault(lane, []).append((at, float(age)))
             last = point
         except (KeyError, TypeError, ValueError) as error:
             found.unread.append(f"{path.name}: a line says something else: {error!r}")

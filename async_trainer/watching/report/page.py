@@ -16,6 +16,8 @@ from async_trainer.watching.units import duration, many, megabytes, seconds
 
 LANES = 8  # in one chart
 CURVES = 24  # of metrics
+WIDE = 50.0  # the greatest over the least, from which on a metric is shown on a logarithmic axis
+WAITS = {"queue": "full queues", "budget": "byte budget", "fence": "fences", "flush": "flush and end"}
 
 
 def page(found: Sequence[Found], title: str) -> str:
@@ -69,7 +71,9 @@ def _tiles(found: Found) -> str:
         tiles.append(("epoch", f"{progress['epoch']}", f"of {progress['epochs']}"))
     tiles.append(("steps", many(found.steps), ""))
     if said["steps"]["median"] is not None:
-        tiles.append(("a step takes", seconds(said["steps"]["median"]), f"median; 99 % at most {seconds(said['steps']['p99'])}"))
+        tiles.append(
+            ("a step takes", seconds(said["steps"]["median"]), f"median; 99 % at most {seconds(said['steps']['p99'])}")
+        )
     share = f"{100 * paid / found.seconds:.1f} % of its time" if found.seconds > 0 else ""
     tiles.append(("the loop paid", seconds(paid), share))
     delivered = sum(lane["delivered"] for lane in lanes)
@@ -84,9 +88,8 @@ def _tiles(found: Found) -> str:
 
 
 def _time(found: Found) -> str:
-    paid = {name.replace("waiting: ", "waiting, "): took for name, took in found.paid.items() if took > 0}
-    names = {"waiting, queue": "full queues", "waiting, budget": "byte budget", "waiting, fence": "fences", "waiting, flush": "flush and end"}
-    paid = {names.get(name, name): took for name, took in paid.items()}
+    paid = {name.removeprefix("waiting: "): took for name, took in found.paid.items() if took > 0}
+    paid = {WAITS.get(name, name): took for name, took in paid.items()}
     rest = max(0.0, found.seconds - sum(paid.values()))
     bar = stacked_bar({"the loop itself": rest, **dict(sorted(paid.items(), key=lambda one: -one[1]))}, seconds)
     phases = found.status.said["loop"]["phases"]
@@ -140,17 +143,22 @@ def _lanes(found: Found) -> str:
         f"<tbody>{rows}</tbody></table></div>"
     )
     busiest = sorted(found.queued, key=lambda lane: -max((count for _, count in found.queued[lane]), default=0.0))
-    lines = {lane: found.queued[lane] for lane in busiest[:LANES] if any(count for _, count in found.queued[lane])}
-    chart = ""
-    if lines:
-        chart = line_chart(
-            lines, label="events that wait, by lane", x_label="running time", x_format=duration, from_zero=True,
-            marks=found.resumed,
-        )  # fmt: skip
-        chart = f'<figure class="broad"><figcaption>Events that wait</figcaption>{chart}</figure>'
+    shown = [lane for lane in busiest[:LANES] if any(count for _, count in found.queued[lane])]
+    charts = ""
+    if shown:
+        titles = (("Events that wait", found.queued, plain_number), ("Age of the oldest event", found.ages, seconds))
+        for title, lines, form in titles:
+            chart = line_chart(
+                {lane: lines[lane] for lane in shown}, label=title, x_label="running time", x_format=duration,
+                y_format=form, from_zero=True, marks=found.resumed,
+            )  # fmt: skip
+            charts += f"<figure><figcaption>{title}</figcaption>{chart}</figure>"
+        charts = f'<div class="pair below">{charts}</div>'
     memory = found.status.said["memory"]
     note = f"Snapshots held {megabytes(memory['snapshots'])} of {megabytes(memory['budget'])} at the end."
-    return _section("Lanes", f"A lane handles the events of a background callback, one at a time. {note}", table + chart)
+    return _section(
+        "Lanes", f"A lane handles the events of a background callback, one at a time. {note}", table + charts
+    )
 
 
 def _lane(name: str, lane: Mapping[str, Any], found: Found) -> str:
@@ -192,12 +200,21 @@ def _curves(found: Found) -> str:
     for name in names[:CURVES]:
         lines = {where: sorted(line) for where, line in sorted(found.curves[name].items())}
         chart = line_chart(
-            lines, label=name, x_label="epoch" if found.by_epoch else "step", faint=["training"] if len(lines) > 1 else []
-        )
+            lines, label=name, x_label="epoch" if found.by_epoch else "step", log=_is_wide(lines),
+            faint=["training"] if len(lines) > 1 else [],
+        )  # fmt: skip
         last = ", ".join(f"{where} {plain_number(line[-1][1])}" for where, line in lines.items())
-        charts.append(f"<figure><figcaption>{escape(name)} <small>at last: {escape(last)}</small></figcaption>{chart}</figure>")
+        charts.append(
+            f"<figure><figcaption>{escape(name)} <small>at last: {escape(last)}</small></figcaption>{chart}</figure>"
+        )
     more = f" {len(names) - CURVES} more are in its files." if len(names) > CURVES else ""
     return _section("Metrics", f"As the run has written them.{more}", f'<div class="pair">{"".join(charts)}</div>')
+
+
+def _is_wide(lines: Mapping[str, Sequence[tuple[float, float]]]) -> bool:
+    """Whether values range over so much that a linear axis would show the first of them only."""
+    values = [y for line in lines.values() for _, y in line]
+    return min(values) > 0 and max(values) > WIDE * min(values)
 
 
 def _notes(found: Found) -> str:

@@ -31,7 +31,7 @@ h2{font-size:17px;margin:0 0 2px}h3{font-size:14px;margin:20px 0 8px;font-weight
 .legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:7px;vertical-align:-1px}
 .legend b{color:var(--ink);font-weight:600;font-variant-numeric:tabular-nums}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:18px 28px}
-figure{margin:0;min-width:0}.broad{margin-top:20px;max-width:760px}
+figure{margin:0;min-width:0}.below{margin-top:20px}
 figcaption{font-weight:600;font-size:14px;margin-bottom:4px;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font-size:11.5px;fill:var(--soft);font-variant-numeric:tabular-nums}
