@@ -22,8 +22,8 @@ class OpenTelemetry:
 
     A span ``<callback>.<hook>`` has the times that the hook had, and the attributes ``async_trainer.lane``,
     ``.placement``, ``.event`` (its number), ``.outcome``, ``.waited`` (seconds since its event); of one that failed the
-    status is an error, and the exception recorded. Metrics: the histograms ``async_trainer.hook.duration`` and ``async_trainer.hook.wait`` in
-    seconds, and the counter ``async_trainer.lane.stalls``, by lane, hook and outcome.
+    status is an error, and the exception recorded. Metrics: the histograms ``async_trainer.hook.duration`` and
+    ``async_trainer.hook.wait`` in seconds, and the counter ``async_trainer.lane.stalls``, by lane, hook and outcome.
 
     Args:
         tracer_provider: default: the global one.

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,11 @@ from async_trainer.gate import Gate, uninterrupted
 from async_trainer.runtime.failures import say
 from async_trainer.runtime.listening import LaneEvent
 from async_trainer.runtime.stats import Stats
-from async_trainer.watching import status
+from async_trainer.watching import since, status
 from async_trainer.watching.steps import Steps
 from async_trainer.watching.tape import Note, Tape
 from async_trainer.watching.timeline import Timeline, said
-from async_trainer.watching.trace_file import BASE, TraceFile
+from async_trainer.watching.trace_file import TraceFile
 
 if TYPE_CHECKING:
     from async_trainer.handler import CallbacksHandler
@@ -37,8 +37,6 @@ clock = time.perf_counter
 EVERY = 1.0  # s, between two status files
 POINTS = 1000  # of the history: from so many seconds on, its points are further apart
 LAST_WORDS = 2.0  # s, for the last ones to be written
-ERRORS = 20  # kinds of failure that are told in full
-LETTERS = 20_000  # of a traceback
 CLEARS = EVALUATION_STARTS | TRAINING_STARTS | RUN_STARTS | RUN_ENDS
 """Events that are no part of a step: what comes between them and the next step's end is not counted as one."""
 
@@ -68,11 +66,7 @@ class Publisher:
         self._handler = weakref.ref(handler)
         self._pool = handler._pool
         self._last = handler.stats()
-        self._before = (
-            self._last.capture_seconds,
-            self._last.captures,
-            asdict(self._last.waits),
-        )  # what isn't this run's
+        self._before = self._last  # what isn't this run's
         self._step = step
         self._steps = Steps()
         self._evaluates = False
@@ -83,9 +77,9 @@ class Publisher:
         self._timeline: Timeline | None = None
         self._trace: TraceFile | None = None
         if timeline is not None:
-            offset = (time.time_ns() - BASE * 10**9 - time.perf_counter_ns()) / 1e9
-            self._timeline = Timeline(pid=os.getpid(), step=step, offset=offset)
             self._trace = TraceFile(folder / status.TIMELINE, append=append)
+            offset = time.time_ns() - time.perf_counter_ns() - self._trace.base
+            self._timeline = Timeline(pid=os.getpid(), step=step, offset=offset)
         pid = os.getpid()
         self._about = {
             "what": "async_trainer status", "format": status.FORMAT, "pid": pid,
@@ -173,7 +167,7 @@ class Publisher:
                 if ends:
                     events += self._timeline.end(now)
                 self._trace.write(events)
-            paid = self._paid(stats)
+            paid = {"inline hooks": self._inline, **since.paid(stats, self._before)}
             if now >= self._next_point or ends:
                 self._next_point = now + max(EVERY, (now - self._began) / POINTS) - EVERY / 2
                 self._add_to_history(stats, paid)
@@ -199,15 +193,6 @@ class Publisher:
             self._last = replace(self._last, lanes=self._pool.lane_stats(), waits=self._pool.waits)
         return self._last
 
-    def _paid(self, stats: Stats) -> dict[str, float]:
-        """Seconds of the loop so far, by what for."""
-        seconds, _, waits = self._before
-        return {
-            "inline hooks": self._inline,
-            "capturing": max(0.0, stats.capture_seconds - seconds),
-            **{f"waiting: {cause}": waited - waits[cause] for cause, waited in asdict(stats.waits).items()},
-        }
-
     def _add_to_history(self, stats: Stats, paid: Mapping[str, float]) -> None:
         """A line for each point in time: what has changed since the one before, and what is."""
         recent = self._steps.take_recent()
@@ -216,7 +201,7 @@ class Publisher:
             "steps": self._steps.count,
             "step": [round(one, 7) for one in recent[1:]] if recent else None,
             "paid": {name: round(seconds, 6) for name, seconds in paid.items()},
-            "lanes": {name: [lane.queued, round(lane.age, 3), lane.delivered] for name, lane in stats.lanes.items()},
+            "lanes": {name: [lane.queued, round(lane.age, 3)] for name, lane in stats.lanes.items()},
         }
         if self._append:
             point["resumed"] = True
@@ -241,7 +226,7 @@ class Publisher:
             },
             "loop": {
                 "seconds": clock() - self._began,
-                "captures": stats.captures - self._before[1],
+                "captures": stats.captures - self._before.captures,
                 "paid": paid,
                 "phases": dict(self._timeline.phases) if self._timeline is not None else {},
             },
@@ -250,14 +235,8 @@ class Publisher:
                 "budget": stats.max_snapshot_bytes,
                 "kept": stats.kept_bytes,
             },
-            "lanes": {name: asdict(lane) for name, lane in stats.lanes.items()},
-            "errors": [
-                {
-                    "callback": one.callback, "event": one.event, "where": one.where, "what": one.what,
-                    "count": one.count, "traceback": one.traceback[-LETTERS:],
-                }
-                for one in stats.errors[:ERRORS]
-            ],
+            "lanes": since.lanes(stats, self._before),
+            "errors": since.errors(stats, self._before),
             "timeline_full": self._trace is not None and self._trace.full,
         }  # fmt: skip
 

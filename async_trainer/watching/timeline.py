@@ -41,13 +41,13 @@ class Timeline:
     Args:
         pid: the process.
         step: the event that ends a step, in loops that fire no ``on_batch_start``.
-        offset: s, to be added to times of ``perf_counter`` to have them since the trace's base.
+        offset: ns, to be added to times of ``perf_counter`` to have them since the trace's base.
 
     Attributes:
         phases: seconds by part of the loop, in all.
     """
 
-    def __init__(self, *, pid: int, step: str, offset: float) -> None:
+    def __init__(self, *, pid: int, step: str, offset: int) -> None:
         self.phases: dict[str, float] = {}
         self._pid = pid
         self._step = step
@@ -125,11 +125,15 @@ class Timeline:
         made.append(self._slice(name, "loop", track, began, now))
 
     def _slice(self, name: str, category: str, track: int, began: float, ended: float) -> Chrome:
-        return {**self._at(name, category, track, began), "ph": "X", "dur": round(1e6 * max(0.0, ended - began), 3)}
+        took = max(0, self._since_base(ended) - self._since_base(began))
+        return {**self._at(name, category, track, began), "ph": "X", "dur": took / 1e3}
 
     def _at(self, name: str, category: str, track: int, at: float) -> Chrome:
-        ts = round(1e6 * (at + self._offset), 3)
-        return {"name": name, "cat": category, "pid": self._pid, "tid": track, "ts": ts}
+        return {"name": name, "cat": category, "pid": self._pid, "tid": track, "ts": self._since_base(at) / 1e3}
+
+    def _since_base(self, at: float) -> int:
+        """In whole ns: of two slices that end at the same time, neither sticks out of the other."""
+        return round(1e9 * at) + self._offset
 
     def _track(self, of: str | int, made: list[Chrome], placement: str = "") -> int:
         """The track of a thread or a lane; a new one is named."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
 
-BASE = 1_735_689_600
-"""Unix time, in s, that ``ts`` counts from, in µs: the start of 2025. From 1970 on it would be so large that floats of
-its size are 0.25 µs apart."""
+PERIOD = 90 * 86_400
+"""Of this, in s, the last multiple in Unix time is what ``ts``, in µs, counts from. Torch does it so, too: nanoseconds
+of some 100 days fit into the 53 bits of a float."""
 
 EVENTS = 2_000_000
 """Events of a file, at most: some 30 MB, and about what viewers can show."""
@@ -27,7 +28,6 @@ def _member(text: str) -> bytes:
     return gzip.compress(text.encode(), LEVEL, mtime=0)
 
 
-HEAD = _member(f'{{"displayTimeUnit":"ms","baseTimeNanoseconds":{BASE * 10**9},"traceEvents":[\n')
 TAIL = _member('{"name":"end","ph":"M","pid":0}]}\n')
 
 
@@ -41,6 +41,7 @@ class TraceFile:
 
     Attributes:
         full: there were more events than ``EVENTS``; the later ones are not in it.
+        base: Unix time that ``ts`` counts from, in ns.
     """
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
@@ -48,12 +49,15 @@ class TraceFile:
         self._left = EVENTS
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         size = os.fstat(self._file).st_size
-        if append and size >= len(HEAD + TAIL) and os.pread(self._file, len(TAIL), size - len(TAIL)) == TAIL:
+        if append and size > len(TAIL) and os.pread(self._file, len(TAIL), size - len(TAIL)) == TAIL:
+            head = zlib.decompressobj(wbits=31).decompress(os.pread(self._file, 1000, 0)).decode()
+            self.base = int(json.loads(head.rstrip() + "]}")["baseTimeNanoseconds"])
             self._end = size - len(TAIL)
             return
         os.ftruncate(self._file, 0)
+        self.base = int(time.time()) // PERIOD * PERIOD * 10**9
         self._end = 0
-        self._put(HEAD)
+        self._put(_member(f'{{"displayTimeUnit":"ms","baseTimeNanoseconds":{self.base},"traceEvents":[\n'))
 
     def write(self, events: Sequence[dict[str, Any]]) -> None:
         """Add ``events``.
@@ -133,6 +137,7 @@ def merge_traces(paths: Iterable[str | os.PathLike[str]], output: str | os.PathL
         ConfigurationError: one of them is no Chrome trace.
     """
     merged: list[dict[str, Any]] = []
+    base: int | None = None
     for path in map(Path, paths):
         trace = read_trace(path)
         if "baseTimeNanoseconds" not in trace:
@@ -140,13 +145,14 @@ def merge_traces(paths: Iterable[str | os.PathLike[str]], output: str | os.PathL
                 f"{path} doesn't say what its times count from (baseTimeNanoseconds): torch.profiler's files do, from "
                 "torch 2.3 on"
             )
-        shift = (int(trace["baseTimeNanoseconds"]) - BASE * 10**9) / 1e3
+        base = int(trace["baseTimeNanoseconds"]) if base is None else base
+        shift = (int(trace["baseTimeNanoseconds"]) - base) / 1e3
         for event in trace["traceEvents"]:
             if isinstance(event.get("ts"), (int, float)) and event.get("ph") != "M":
                 event["ts"] = round(event["ts"] + shift, 3)
             if event.get("name") != "end" or event.get("ph") != "M":
                 merged.append(event)
-    head = {"displayTimeUnit": "ms", "baseTimeNanoseconds": BASE * 10**9}
+    head = {"displayTimeUnit": "ms", "baseTimeNanoseconds": base or 0}
     data = json.dumps({**head, "traceEvents": merged}, ensure_ascii=False).encode()
     output = Path(output)
     with atomic_write(output) as file:

@@ -116,7 +116,7 @@ def status_of(folder: Path, **changes: Any) -> Path:
 class Page(HTMLParser):
     """An HTML page, read: its words, tags and attributes. A tag that is closed in the wrong place is an error."""
 
-    VOID = frozenset({"meta", "br", "line", "rect", "circle", "img", "input"})
+    VOID = frozenset({"meta", "br"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

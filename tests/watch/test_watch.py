@@ -13,14 +13,18 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.watching import status
 from tests.watch.kit import LOOP, ended, running, said, shown, status_of, until
 
-HANGS = LOOP + """
-handler = CallbacksHandler([background(Plots()), background(Log()), background(Plots(), placement="process", name="far")])
+HANGS = (
+    LOOP
+    + """
+far = background(Plots(), placement="process", name="far")
+handler = CallbacksHandler([background(Plots()), background(Log()), far], shutdown_timeout=1)
 handler.publish("run")
 for step in range(8):
     handler.call_event("on_batch_end", step=step)
     time.sleep(0.01)
 sys.stdin.read()
 """
+)
 
 
 def test_it_shows_what_hangs_what_waits_behind_it_and_what_fails_and_then_that_the_run_was_killed(
@@ -69,12 +73,15 @@ ENDS = {
 
 @pytest.mark.parametrize("how", ENDS)
 def test_a_run_says_how_it_has_ended(how: str, tmp_path: Path) -> None:
-    code = LOOP + f"""
+    code = (
+        LOOP
+        + f"""
 handler = CallbacksHandler([background(Log())])
 handler.publish("run")
 def step(): handler.call_event("on_batch_end", step=1)
 {ENDS[how]}
 """
+    )
     ended(code, tmp_path)
     one = status.read(tmp_path / "run" / status.NAME)
     assert one.state == how
@@ -84,12 +91,15 @@ def step(): handler.call_event("on_batch_end", step=1)
 
 @pytest.mark.parametrize(("last", "how"), [("", "finished"), ("raise ValueError", "ended by ValueError")])
 def test_a_run_whose_handler_nobody_closes_says_so_when_the_process_ends(last: str, how: str, tmp_path: Path) -> None:
-    code = LOOP + f"""
+    code = (
+        LOOP
+        + f"""
 handler = CallbacksHandler([background(Log())])
 handler.publish("run")
 handler.call_event("on_batch_end", step=1)
 {last}
 """
+    )
     assert ended(code, tmp_path) == int(bool(last))
     one = status.read(tmp_path / "run" / status.NAME)
     assert one.state == how
@@ -97,20 +107,25 @@ handler.call_event("on_batch_end", step=1)
 
 
 def test_a_handler_that_is_dropped_drains_and_its_run_is_finished(tmp_path: Path) -> None:
-    code = LOOP + """
+    code = (
+        LOOP
+        + """
 handler = CallbacksHandler([background(Log())])
 handler.publish("run")
 handler.call_event("on_batch_end", step=1)
 del handler
 sys.stdin.read()
 """
+    )
     with running(code, tmp_path):
         one = said(tmp_path / "run", lambda one: one.state == "finished")
         assert one.said["lanes"]["log"]["delivered"] == 1
 
 
 def test_a_forked_child_says_nothing_and_does_not_end_the_run(tmp_path: Path) -> None:
-    code = LOOP + """
+    code = (
+        LOOP
+        + """
 import os
 handler = CallbacksHandler([background(Log())])
 handler.publish("run")
@@ -124,6 +139,7 @@ os.waitpid(child, 0)
 print("forked", flush=True)
 sys.stdin.read()
 """
+    )
     with running(code, tmp_path) as process:
         assert process.stdout is not None
         until(lambda: process.stdout.readline() == "forked\n")
@@ -167,7 +183,14 @@ def test_what_is_no_run_is_told_in_one_line(
 
 
 def test_what_drives_a_terminal_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    error = {"callback": "a\x1b[2J", "event": "b", "where": "", "what": "[bold]c\r\n\x1b]0;d\x07", "count": 1, "traceback": ""}
+    error = {
+        "callback": "a\x1b[2J",
+        "event": "b",
+        "where": "",
+        "what": "[bold]c\r\n\x1b]0;d\x07",
+        "count": 1,
+        "traceback": "",
+    }
     status_of(tmp_path, errors=[error], state="finished")
     assert cli.main(["watch", str(tmp_path), "--once"]) == 0
     shown = capsys.readouterr().out

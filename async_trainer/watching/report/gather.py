@@ -95,7 +95,7 @@ def _read_history(path: Path, found: Found) -> None:
             if point["step"]:
                 middle, longest = map(float, point["step"])
                 found.step_times.append((at, middle, longest))
-            for lane, (queued, age, _) in point["lanes"].items():
+            for lane, (queued, age) in point["lanes"].items():
                 found.queued.setdefault(lane, []).append((at, float(queued)))
                 found.ages.setdefault(lane, []).append((at, float(age)))
             last = point

@@ -100,8 +100,8 @@ def _time(found: Found) -> str:
         more = f"<h3>Its parts</h3>{stacked_bar(parts, seconds)}"
     return _section(
         "Where the loop's time went",
-        "What callbacks cost the training thread: those that run inline, capturing for those in the background, and four "
-        "waits. The rest is the loop itself: computing, loading data.",
+        "What callbacks cost the training thread: those that run inline, capturing for those in the background, and "
+        "four waits. The rest is the loop itself: computing, loading data.",
         bar + more,
     )
 
@@ -187,8 +187,8 @@ def _error(one: Mapping[str, Any]) -> str:
     where = f" at {one['where']}" if one["where"] else ""
     times = f" <i>{many(one['count'])} times</i>" if one["count"] > 1 else ""
     return (
-        f"<details><summary><b>{escape(one['callback'])}.{escape(one['event'])}</b>{escape(where)}: {escape(one['what'])}"
-        f"{times}</summary><pre>{escape(one['traceback'])}</pre></details>"
+        f"<details><summary><b>{escape(one['callback'])}.{escape(one['event'])}</b>{escape(where)}: "
+        f"{escape(one['what'])}{times}</summary><pre>{escape(one['traceback'])}</pre></details>"
     )
 
 
