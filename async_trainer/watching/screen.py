@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_trainer.watching.status import Status, split_number
-from async_trainer.watching.units import duration, many, megabytes, seconds
+from async_trainer.watching.units import brief, duration, many, megabytes, seconds
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 STYLES = {"running": "bold green", "finished": "bold green", "stale": "bold yellow"}
@@ -68,21 +68,21 @@ def _lanes(status: Status) -> RenderableType:
     lanes = status.said["lanes"]
     if not lanes:
         return Text("no lanes: all callbacks are inline", style="dim")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, expand=False)
-    table.add_column("lane", no_wrap=True, overflow="ellipsis", max_width=20)
-    table.add_column("queued", justify="right")
-    table.add_column("oldest", justify="right")
-    table.add_column("now", no_wrap=True, overflow="ellipsis", max_width=28)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, expand=False)
+    table.add_column("lane", max_width=16)  # where the room is short these two give way
+    table.add_column("queued", justify="right", no_wrap=True)
+    table.add_column("oldest", justify="right", no_wrap=True)
+    table.add_column("now", max_width=22)
     for count in ("failed", "dropped", "lost"):
-        table.add_column(count, justify="right")
+        table.add_column(count, justify="right", no_wrap=True)
     late = 0.0 if status.over else status.age  # it has gone on since
     for name, lane in lanes.items():
         waits = lane["queued"] or lane["running"]
         full = lane["queued"] >= lane["size"]
         table.add_row(
-            Text(plain(name)),
+            Text(plain(name), no_wrap=True, overflow="ellipsis"),
             Text(many(lane["queued"]), style="bold yellow" if full else "" if lane["queued"] else "dim"),
-            Text(seconds(lane["age"] + late) if waits else "", style=""),
+            Text(brief(lane["age"] + late) if waits else ""),
             _now(lane, late, status),
             *(Text(many(lane[key]), style="bold red" if lane[key] else "dim") for key in ("failed", "dropped", "lost")),
         )
@@ -90,13 +90,15 @@ def _lanes(status: Status) -> RenderableType:
 
 
 def _now(lane: Mapping[str, Any], late: float, status: Status) -> Text:
-    what = f"{plain(lane['running'])} {seconds(lane['seconds'] + late)}" if lane["running"] else "idle"
+    what = f"{brief(lane['seconds'] + late)} in {plain(lane['running'])}" if lane["running"] else "idle"
+    style = "" if lane["running"] else "dim"
     if status.state == "killed" and lane["running"]:
-        return Text(f"was in {plain(lane['running'])}", style="red")
-    if lane["stalled"]:
-        return Text(f"stalled: {what}", style="bold red")
-    again = f", restarted {lane['restarts']} x" if lane["restarts"] else ""
-    return Text(what + again, style="" if lane["running"] else "dim")
+        what, style = f"was in {plain(lane['running'])}", "red"
+    elif lane["stalled"]:
+        what, style = f"stalled {what}", "bold red"
+    elif lane["restarts"]:
+        what += f", restarted {lane['restarts']}"
+    return Text(what, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _paid(said: Mapping[str, Any]) -> Text:

@@ -24,6 +24,13 @@ def duration(value: float) -> str:
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
+def brief(value: float) -> str:
+    """The same in 7 letters at most: ``"1.2 ms"``, ``"83 s"``, ``"121 min"``, ``"49 h"``."""
+    if value < 119.5:
+        return seconds(value)
+    return f"{value / 60:.0f} min" if value < 24 * 3600 else f"{value / 3600:,.0f} h"
+
+
 def megabytes(nbytes: float) -> str:
     """``1234567`` -> ``"1.2 MB"``."""
     return f"{nbytes / 1e6:.1f} MB" if nbytes < 1e8 else f"{nbytes / 1e9:.1f} GB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -45,8 +46,8 @@ def test_it_shows_what_hangs_what_waits_behind_it_and_what_fails_and_then_that_t
         seen = shown(run)
         assert seen.returncode == 0, seen.stderr
         assert re.search(r"^run +running for \d+ s$", seen.stdout, re.MULTILINE)
-        assert re.search(r"^plots +4 +[\d.]+ m?s +on_batch_end [\d.]+ m?s +0 +0 +0$", seen.stdout, re.MULTILINE)
-        assert re.search(r"^far +4 +[\d.]+ m?s +on_batch_end [\d.]+ m?s +0 +0 +0$", seen.stdout, re.MULTILINE)
+        assert re.search(r"^plots +4 +[\d.]+ m?s +[\d.]+ m?s in on_batch_end +0 +0 +0$", seen.stdout, re.MULTILINE)
+        assert re.search(r"^far +4 +[\d.]+ m?s +[\d.]+ m?s in on_batch_end +0 +0 +0$", seen.stdout, re.MULTILINE)
         assert re.search(r"^log +0 +idle +1 +0 +0$", seen.stdout, re.MULTILINE)
         assert re.search(r"^8 steps", seen.stdout, re.MULTILINE)
         assert "log.on_batch_end: OSError: no <room> left" in seen.stdout
@@ -197,6 +198,27 @@ def test_what_drives_a_terminal_is_not_shown(tmp_path: Path, capsys: pytest.Capt
     assert "\x1b" not in shown
     assert "\x07" not in shown
     assert "[bold]c" in shown
+
+
+def test_the_widest_row_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = status_of(tmp_path)
+    said = json.loads(path.read_text())
+    said["lanes"] = {
+        "model_checkpoint_for_the_archive": {
+            **said["lanes"]["log"], "queued": 123_456, "failed": 99_999, "dropped": 999_999, "lost": 9_999, "age": 86_399.0,
+            "running": "on_metrics_computation_start", "seconds": 7_139.0, "stalled": True, "restarts": 2,
+        }
+    }  # fmt: skip
+    path.write_text(json.dumps(said))
+    assert cli.main(["watch", str(tmp_path), "--once"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split() for line in lines if line.startswith("lane")] == [
+        ["lane", "queued", "oldest", "now", "failed", "dropped", "lost"]
+    ]
+    (row,) = [line for line in lines if line.startswith("model_check")]
+    assert row.split()[1:5] == ["123,456", "1440", "min", "stalled"]
+    assert row.split()[-3:] == ["99,999", "999,999", "9,999"]
 
 
 def test_of_several_splits_those_under_way_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
