@@ -94,6 +94,7 @@ class Publisher:
         self._how = "running"
         self._ending = Gate()
         self._over = Gate()
+        self._thread: threading.Thread | None = None
         self._told = False  # that it can't write
         self._at_exit = functools.partial(_end_at_exit, weakref.ref(self))
 
@@ -115,7 +116,8 @@ class Publisher:
         atexit.register(self._at_exit)
 
     def _start(self) -> None:
-        threading.Thread(target=self._run, name="async_trainer-publish", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="async_trainer-publish", daemon=True)
+        self._thread.start()
 
     def end(self, how: str = "finished") -> None:
         """The run is over: its last words are written when this returns, or ``LAST_WORDS`` seconds have passed. Any
@@ -123,11 +125,13 @@ class Publisher:
         if not self._ending.is_open:
             self._how = how
             self._ending.open()
-        self._over.wait(LAST_WORDS)
+        if self._over.wait(LAST_WORDS) and self._thread is not None:
+            self._thread.join(LAST_WORDS)
         atexit.unregister(self._at_exit)
 
     def after_fork(self) -> None:
         """In a forked child it says nothing."""
+        self._thread = None
         self._ending.open()
         self._over.open()
         atexit.unregister(self._at_exit)

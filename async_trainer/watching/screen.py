@@ -38,10 +38,10 @@ def _run(status: Status) -> list[RenderableType]:
 def _headline(status: Status) -> Text:
     folder = status.path.absolute().parent
     split = split_number(status.path) >= 0
-    line = Text(plain(f"{folder.parent.name}/{folder.name}" if split else folder.name), style="bold")
+    line = Text().append(plain(f"{folder.parent.name}/{folder.name}" if split else folder.name), style="bold")
     line.append("  ")
     line.append(status.state, style=STYLES.get(status.state, "bold red"))
-    line.append(f" after {duration(status.seconds)}" if status.over else f" for {duration(status.seconds)}", style="")
+    line.append(f" after {duration(status.seconds)}" if status.over else f" for {duration(status.seconds)}")
     if status.state == "stale":
         line.append(f", said nothing for {duration(status.age)}", style="yellow")
     if status.state == "killed":
@@ -75,22 +75,21 @@ def _lanes(status: Status) -> RenderableType:
     table.add_column("now", max_width=22)
     for count in ("failed", "dropped", "lost"):
         table.add_column(count, justify="right", no_wrap=True)
-    late = 0.0 if status.over else status.age  # it has gone on since
     for name, lane in lanes.items():
         waits = lane["queued"] or lane["running"]
         full = lane["queued"] >= lane["size"]
         table.add_row(
             Text(plain(name), no_wrap=True, overflow="ellipsis"),
             Text(many(lane["queued"]), style="bold yellow" if full else "" if lane["queued"] else "dim"),
-            Text(brief(lane["age"] + late) if waits else ""),
-            _now(lane, late, status),
+            Text(brief(lane["age"]) if waits else ""),
+            _now(lane, status),
             *(Text(many(lane[key]), style="bold red" if lane[key] else "dim") for key in ("failed", "dropped", "lost")),
         )
     return table
 
 
-def _now(lane: Mapping[str, Any], late: float, status: Status) -> Text:
-    what = f"{brief(lane['seconds'] + late)} in {plain(lane['running'])}" if lane["running"] else "idle"
+def _now(lane: Mapping[str, Any], status: Status) -> Text:
+    what = f"{brief(lane['seconds'])} in {plain(lane['running'])}" if lane["running"] else "idle"
     style = "" if lane["running"] else "dim"
     if status.state == "killed" and lane["running"]:
         what, style = f"was in {plain(lane['running'])}", "red"
@@ -120,10 +119,12 @@ def _paid(said: Mapping[str, Any]) -> Text:
 def _errors(errors: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for error in errors[:SHOWN]:
-        line = Text(plain(f"{error['callback']}.{error['event']}"), style="red", overflow="ellipsis", no_wrap=True)
+        line = Text(overflow="ellipsis", no_wrap=True).append(
+            plain(f"{error['callback']}.{error['event']}"), style="red"
+        )
         times = f" ({error['count']} times)" if error["count"] > 1 else ""
         where = f" at {plain(error['where'])}" if error["where"] else ""
-        line.append(f"{times}{where}: {plain(error['what'])}", style="")
+        line.append(f"{times}{where}: {plain(error['what'])}")
         lines.append(line)
     if len(errors) > SHOWN:
         lines.append(Text(f"and {len(errors) - SHOWN} more kinds of failure", style="red"))

@@ -205,8 +205,8 @@ def test_the_widest_row_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFi
     said = json.loads(path.read_text())
     said["lanes"] = {
         "model_checkpoint_for_the_archive": {
-            **said["lanes"]["log"], "queued": 123_456, "failed": 99_999, "dropped": 999_999, "lost": 9_999, "age": 86_399.0,
-            "running": "on_metrics_computation_start", "seconds": 7_139.0, "stalled": True, "restarts": 2,
+            **said["lanes"]["log"], "queued": 123_456, "failed": 99_999, "dropped": 999_999, "lost": 9_999,
+            "age": 86_399.0, "running": "on_metrics_computation_start", "seconds": 7_139.0, "stalled": True,
         }
     }  # fmt: skip
     path.write_text(json.dumps(said))
