@@ -134,6 +134,7 @@ handler.call_event("on_batch_end", step=1)
 child = os.fork()
 if child == 0:
     handler.call_event("on_batch_end", step=1)
+    print(f"said its last words: {handler._publishers[0].over}", flush=True)
     handler.close()
     sys.exit(0)
 os.waitpid(child, 0)
@@ -143,6 +144,7 @@ sys.stdin.read()
     )
     with running(code, tmp_path) as process:
         assert process.stdout is not None
+        assert process.stdout.readline() == "said its last words: True\n", "there is no thread to wait for"
         until(lambda: process.stdout.readline() == "forked\n")
         after = time.time()
         one = said(tmp_path / "run", lambda one: one.said["written"] > after)
