@@ -14,6 +14,7 @@ from async_trainer.bench import command as bench
 from async_trainer.bench import profile_command as profile
 from async_trainer.demo import command as demo
 from async_trainer.errors import AsyncTrainerError
+from async_trainer.watching import merge_command, report_command, watch_command
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
@@ -32,7 +33,9 @@ class Command(Protocol):
         """Run the command, and return its exit status."""
 
 
-COMMANDS: tuple[Command, ...] = (demo, explain_command, bench, profile)
+COMMANDS: tuple[Command, ...] = (
+    demo, explain_command, bench, profile, watch_command, report_command, merge_command,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from async_trainer.routes import EventInfo, HookTask, Plan, Route
 from async_trainer.runtime import exits
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.lane import Lane
+from async_trainer.runtime.listening import Listener
 from async_trainer.runtime.pool import Pool, current_lane
 from async_trainer.runtime.stats import Report, Stats
 from async_trainer.settings import check_settings
@@ -36,6 +37,8 @@ from async_trainer.suggest import refuse_unknown_options, suggestion
 if TYPE_CHECKING:
     from async_trainer.process.session import Home
     from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
+    from async_trainer.watching.publisher import Publisher
+    from async_trainer.watching.tape import Tape
 
 logger = logging.getLogger("async_trainer")
 T = TypeVar("T")
@@ -68,6 +71,7 @@ class CallbacksHandler:
         switch_interval: seconds; ``sys.setswitchinterval`` while thread lanes are busy, so that their Python code
             gives the interpreter back to the training thread soon. None leaves it alone.
         synchronous: handle the same snapshots on the spot, and raise the hooks' errors there: for debugging.
+        timeline: a run that publishes what it does (see :meth:`publish`; a Trainer's does) leaves a trace of it, too.
 
     It starts at the first event, or where it is entered as a context manager; leaving that drains it. ``call_event``,
     ``flush``, ``barrier`` and ``close`` may be called from any thread. A copied or pickled handler is its unstarted
@@ -91,6 +95,7 @@ class CallbacksHandler:
         shutdown_timeout: float = 20.0,
         switch_interval: float | None = 1e-5,
         synchronous: bool = False,
+        timeline: bool = False,
     ) -> None:
         self._settings = check_settings(
             events=events,
@@ -100,6 +105,7 @@ class CallbacksHandler:
             shutdown_timeout=shutdown_timeout,
             switch_interval=switch_interval,
             synchronous=synchronous,
+            timeline=timeline,
         )
         self._pool = Pool(
             max_workers=max_workers,
@@ -125,6 +131,8 @@ class CallbacksHandler:
         self.resumable: Any = None  # a Trainer's training under way, for TrainingCheckpoint
         self._inside = False  # inline hooks are running
         self._wanted: list[Callable[[], None]] = []  # checkpoints that inline hooks have asked for
+        self._publishers: tuple[Publisher, ...] = ()
+        self._tapes: tuple[Tape, ...] = ()  # theirs: what this thread does is noted there
         self._end = weakref.finalize(self, self._pool.end, abandon=False)  # a dropped handler drains
         self._end.atexit = False  # exits.py does that, with its bounds
         self.add_callbacks(callbacks)
@@ -173,6 +181,7 @@ class CallbacksHandler:
             self._enter(route, arguments)
         if route.inline:
             self._inside = True
+            began = clock() if self._tapes else 0.0
             try:
                 for hook in route.inline:
                     self._call_inline(hook, arguments)
@@ -181,6 +190,8 @@ class CallbacksHandler:
                 raise
             finally:
                 self._inside = False
+                for tape in self._tapes if began else ():
+                    tape.inline(event, began)
         if route.tasks:
             self._emit(route, arguments)
         if self._wanted:
@@ -201,6 +212,8 @@ class CallbacksHandler:
         targets, snapshot = take_event(self._pool, plan, arguments, self._provided, self._stage, began)
         spent = clock() - began
         route.seconds += spent
+        for tape in self._tapes:
+            tape.capture(route.event, began, spent)
         if snapshot is None:
             route.skipped += spent
             return
@@ -231,7 +244,11 @@ class CallbacksHandler:
         return plan
 
     def _enter(self, route: Route, arguments: dict[str, Any]) -> None:
-        """An event at which a run starts or ends, or the stage changes."""
+        """An event at which a run starts or ends, or the stage changes; or one that somebody notes."""
+        for tape in self._tapes:
+            tape.event(route.event)
+        if route.event not in BOUNDARIES:
+            return
         if route.event in RUN_STARTS or route.event == Event.TRAINER_INIT:
             check_names(route.event, arguments)
             exits.goes_on(self._pool)
@@ -281,7 +298,7 @@ class CallbacksHandler:
 
     def _empty_route(self, event: str) -> Route:
         old = self._routes.get(event)
-        route = Route(event, boundary=event in BOUNDARIES)
+        route = Route(event, boundary=event in BOUNDARIES or any(event in tape.events for tape in self._tapes))
         if old is not None:  # what it cost so far goes on to count
             route.captures, route.seconds, route.observed = old.captures, old.seconds, old.observed
             route.first, route.skipped = old.first, old.skipped
@@ -326,6 +343,8 @@ class CallbacksHandler:
 
     def after_fork(self) -> None:
         """In a forked child (a DataLoader's worker, say) no hook runs. Called by the interpreter."""
+        for publisher in self._publishers:
+            publisher.after_fork()
         self._started = True
         self._routes = _Silence()
         self._attached = MappingProxyType({})
@@ -554,6 +573,78 @@ class CallbacksHandler:
             errors=pool.failures.kinds,
         )
 
+    def publish(self, folder: str | os.PathLike[str], *, step: str = Event.BATCH_END) -> None:
+        """Have the run tell in a folder, once a second, how it is doing: for ``async-trainer watch`` and ``report``. A
+        Trainer does so by itself, in the split's folder. Any thread; a thread of its own writes.
+
+        ::
+
+            handler.publish("runs/1")
+
+        Args:
+            folder: gets ``status.json``, ``history.jsonl``, and with ``timeline=True`` ``timeline.json.gz``. What an
+                earlier run has left of these is replaced.
+            step: the event that ends a step of the loop.
+
+        Raises:
+            ConfigurationError: there is no such event; the handler is closed.
+            OSError: the folder can't be written to.
+        """
+        if step not in self._events:
+            raise ConfigurationError(f"publish: there is no event {step!r}{suggestion(step, self._events)}")
+        if self.closed:
+            raise ConfigurationError("publish: this handler is closed: there is nothing to tell any more")
+        self._publish(Path(folder).absolute(), step=step)
+
+    def _publish(
+        self,
+        folder: Path,
+        *,
+        step: str = Event.BATCH_END,
+        append: bool = False,
+        progress: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> Publisher:
+        from async_trainer.watching.publisher import Publisher
+
+        timeline = self._events if self._settings["timeline"] else None
+        publisher = Publisher(self, folder, step=step, timeline=timeline, append=append, progress=progress)
+        self._publishers = (*(one for one in self._publishers if not one.over), publisher)
+        if timeline:
+            self.listen(publisher)
+        self._note()
+        publisher.start()
+        return publisher
+
+    def _unpublish(self, publisher: Publisher, how: str) -> None:
+        """The run of ``publisher`` is over, and the handler goes on."""
+        publisher.end(how)
+        self._publishers = tuple(one for one in self._publishers if one is not publisher)
+        self._pool.listeners = tuple(one for one in self._pool.listeners if one is not publisher)
+        self._note()
+
+    def _note(self) -> None:
+        """Have the publishers' tapes note what they want to know."""
+        self._tapes = tuple(one.tape for one in self._publishers)
+        self._pool.waited.notebooks = self._tapes
+        self.add_callbacks([])  # routes anew
+
+    def listen(self, listener: Listener) -> None:
+        """Have ``listener.lane_event(event)`` called after each background hook, off the training thread. Any thread.
+
+        ::
+
+            handler.listen(LogHooks(slow=1.0))         # from async_trainer.listeners
+
+        Args:
+            listener: a :class:`~async_trainer.listeners.Listener`.
+
+        Raises:
+            ConfigurationError: it has no ``lane_event``.
+        """
+        if not callable(getattr(listener, "lane_event", None)):
+            raise ConfigurationError(f"listen: {listener!r} has no method lane_event(event)")
+        self._pool.listeners = (*self._pool.listeners, listener)
+
     def explain(self) -> Explanation:
         """Who gets what, captured how, and what that costs: prints as a table. Fuller once events have come."""
         routes = [route for route in self._routes.values() if route is not None]
@@ -589,6 +680,8 @@ class CallbacksHandler:
                 if self._checkpoints is not None:
                     self._checkpoints.settle(timeout)
                 self._report = report
+                for publisher in self._publishers:
+                    publisher.end("finished" if cause is None else f"ended by {type(cause).__name__}")
             except (KeyboardInterrupt, SystemExit):  # Ctrl-C again, or a signal handler; close() may be called again
                 logger.warning("closing was interrupted: %s", pool.describe(pool.report()))
                 pool.told = True

@@ -18,6 +18,7 @@ def check_settings(
     shutdown_timeout: Any,
     switch_interval: Any,
     synchronous: Any,
+    timeline: Any,
 ) -> dict[str, Any]:
     """The settings, by name, as :class:`CallbacksHandler` documents them.
 
@@ -26,6 +27,8 @@ def check_settings(
     """
     if not isinstance(synchronous, bool):
         raise ConfigurationError(f"synchronous must be True or False, not {synchronous!r}")
+    if not isinstance(timeline, bool):
+        raise ConfigurationError(f"timeline must be True or False, not {timeline!r}")
     return {
         "events": _names(events),
         "max_workers": _whole("max_workers", max_workers),
@@ -34,6 +37,7 @@ def check_settings(
         "shutdown_timeout": _seconds("shutdown_timeout", shutdown_timeout),
         "switch_interval": None if switch_interval is None else _seconds("switch_interval", switch_interval),
         "synchronous": synchronous,
+        "timeline": timeline,
     }
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 import pytest
 
 import async_trainer
-from async_trainer import callbacks, errors, testing
+from async_trainer import callbacks, errors, listeners, testing
 from async_trainer.callback import Options
 from async_trainer.cli import make_parser
 from async_trainer.runtime import stats
@@ -162,7 +162,8 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page: Path, tmp_p
     assert ended.returncode == 0, ended.stdout
 
 
-NAMES = {*async_trainer.__all__, *callbacks.__all__, *testing.__all__, *ERRORS, *SHOWN, "callbacks_handler"}
+LISTED = (async_trainer, callbacks, listeners, testing)
+NAMES = {*(name for one in LISTED for name in one.__all__), *ERRORS, *SHOWN, "callbacks_handler"}
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -34,6 +34,7 @@ from async_trainer.routes import Arrangement, HookTask, Plan, Snapshot
 from async_trainer.runtime.failures import Failures, told
 from async_trainer.runtime.job import DISABLE_AFTER, Job, Mark, Owner
 from async_trainer.runtime.lane import Ending, Lane
+from async_trainer.runtime.listening import LaneEvent
 from async_trainer.runtime.pool import Pool
 from async_trainer.runtime.wire import Wire
 from async_trainer.snapshot.attributes import fields_of, filled_slots
@@ -151,6 +152,9 @@ class Child:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._out: deque[tuple[Any, ...]] = deque()
+        self._spans: deque[tuple[int, str, float, float]] = (
+            deque()
+        )  # event, callback, when its hook ran; while asked for
         self._bell = threading.Lock()
         self._bell.acquire()
         self._answering = threading.Thread(target=self._answer, name="async_trainer-answers", daemon=True)
@@ -264,6 +268,14 @@ class Child:
 
         Returned.known = self._targets
         self._targets[name] = Target(name, pickled, made, owner)
+
+    def _on_time(self) -> None:
+        """Somebody listens: tell from now on when each hook ran. The clock is the system's, so the parent's too."""
+        self.pool.listeners = (self,)
+
+    def lane_event(self, event: LaneEvent) -> None:
+        """A hook has ended. The lane's thread, before :meth:`settled`."""
+        self._spans.append((event.seq, event.callback, event.began, event.ended))
 
     def _on_define(self, number: int, pickled: bytes) -> None:
         define(number, pickled)
@@ -485,6 +497,8 @@ class Child:
             messages.append(message)
         if delivered:
             messages.append((*DELIVERED[:2], delivered, *DELIVERED[3:]))
+        if self._spans:  # of all that is settled here, and perhaps of more
+            messages.insert(0, ("spans", [self._spans.popleft() for _ in range(len(self._spans))]))
         return messages
 
     def _until_state(self) -> float:

@@ -22,7 +22,7 @@ from async_trainer.process.ship import ship, ship_callbacks
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
 from async_trainer.runtime.job import Job, Mark
-from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Ready, Sent, Settled
+from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Ready, Sent, Settled, Spans
 from async_trainer.runtime.wire import DESCRIPTORS
 from async_trainer.snapshot.shared import Segments
 from async_trainer.states import Visit
@@ -164,6 +164,7 @@ class HomeSession:
         self._used: dict[int, int] = {}  # parts of segments that the child has, by number
         self._plans: dict[int, tuple[Plan, int, tuple[int, ...]]] = {}
         self._told = 0  # of what was shipped
+        self._timed = False  # told that somebody listens
         self._holds = 0  # the number of the descriptor that it holds
 
     # ------------------------------------------------------------------------------------------------ to the child
@@ -198,6 +199,9 @@ class HomeSession:
         dropped = []
         while self._home.dropped:
             dropped.append(self._home.dropped.popleft())
+        if self._pool.listeners and not self._timed:
+            self._timed = True
+            messages = [*messages, ("time",)]
         return [*messages, ("drop", dropped)] if dropped else messages
 
     def pack(self, jobs: Sequence[Sent]) -> Framed:
@@ -367,6 +371,8 @@ class HomeSession:
                 heard.append(_settled(*rest))
             elif kind == "began":
                 heard.append(Began(*rest))
+            elif kind == "spans":
+                heard.append(Spans(rest[0]))
             elif kind == "covered":
                 heard.append(Covered(*rest))
             else:

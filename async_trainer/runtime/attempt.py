@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from async_trainer.errors import EventLostError
 from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import Ending, Lane
+from async_trainer.runtime.listening import tell, tell_passed
 
 if TYPE_CHECKING:
     from async_trainer.runtime.pool import Pool
@@ -26,21 +27,27 @@ def begin(pool: Pool, lane: Lane, patience: float) -> float:
     return now
 
 
-def succeed(pool: Pool, lane: Lane, job: Job, result: Any) -> None:
-    """The hook has returned."""
+def succeed(pool: Pool, lane: Lane, job: Job, result: Any, span: tuple[float, float] | None = None) -> None:
+    """The hook has returned. ``span``: when it began and ended, where that was not here and now."""
     job.task.owner.failures_in_a_row = 0
     pool.settled(job)
+    if pool.listeners:
+        tell(pool, lane, job, "delivered", span=span)
     lane.settle(Ending.DELIVERED)
     job.task.settled(job, result, None)  # last: who waited for it finds it in the books
 
 
-def fail(pool: Pool, lane: Lane, job: Job, attempt: int, error: BaseException) -> None:
-    """The hook has failed for good."""
+def fail(
+    pool: Pool, lane: Lane, job: Job, attempt: int, error: BaseException, span: tuple[float, float] | None = None
+) -> None:
+    """The hook has failed for good. ``span``: as for :func:`succeed`."""
     try:
         pool.failures.record(job, attempt, error)
     except Exception:  # what an error's or a state's own code raises must not end the lane
         traceback.print_exc()
     pool.settled(job)
+    if pool.listeners:
+        tell(pool, lane, job, "failed", error, span)
     lane.settle(Ending.FAILED)
     job.task.settled(job, None, error)
 
@@ -48,6 +55,8 @@ def fail(pool: Pool, lane: Lane, job: Job, attempt: int, error: BaseException) -
 def drop(pool: Pool, lane: Lane, job: Job) -> None:
     """The callback was turned off while this job waited."""
     pool.settled(job)
+    if pool.listeners:
+        tell(pool, lane, job, "dropped")
     lane.settle(Ending.DROPPED)
     job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was dropped: it is turned off"))
 
@@ -59,13 +68,15 @@ def delay_before_retry(job: Job, attempt: int, error: BaseException) -> float | 
 
 def visit(pool: Pool, lane: Lane, mark: Mark) -> None:
     """The lane has come to a mark."""
-    begin(pool, lane, pool.stall_timeout)
+    began = begin(pool, lane, pool.stall_timeout)
     states: Any = None
     error: BaseException | None = None
     try:
         states = mark.visit() if mark.visit is not None else None
     except BaseException as raised:  # state_dict() is the callback's own code: its error is the barrier's to raise
         error = raised
+    if pool.listeners:
+        tell_passed(pool, lane, began)
     mark.passed(states, error)
     lane.passed()
     pool.tell()

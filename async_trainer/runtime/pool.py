@@ -17,6 +17,7 @@ from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.failures import say
 from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import Lane
+from async_trainer.runtime.listening import tell_stalled
 from async_trainer.runtime.loop import LoopThread
 from async_trainer.runtime.placement import PLACEMENTS
 from async_trainer.runtime.stats import LaneStats, Report, Waits
@@ -110,6 +111,8 @@ class Pool(Traffic):
     def barrier(self, visits: Mapping[str, Callable[[], Any] | None], states: dict[str, Any]) -> Barrier:
         """A mark in every lane at once; each makes its visit of ``visits`` on its worker. Never waits."""
         self._catch_up()
+        for notebook in self.waited.notebooks:
+            notebook.barrier()
         with self._lock:
             lanes = [lane for lane in self.lanes.values() if lane.name in self.workers and not lane.ended]
             barrier = Barrier(self, lanes, states)
@@ -139,6 +142,8 @@ class Pool(Traffic):
                         self._hand_over_slot(lane)
         self._waiters.ring()
         for lane, job in stalled:
+            if self.listeners:
+                tell_stalled(self, lane, job, now)
             what = f"{job.task.owner.name}.{job.task.name}, for {now - lane.started:.1f} s" if job else "its next event"
             say(
                 logging.WARNING,

@@ -17,9 +17,11 @@ from async_trainer.runtime.failures import Failures
 from async_trainer.runtime.job import Job, Lease, Mark, Task
 from async_trainer.runtime.kept import Kept
 from async_trainer.runtime.lane import Lane
+from async_trainer.runtime.listening import Listener
 from async_trainer.runtime.loop import LoopThread
 from async_trainer.runtime.placement import Worker
 from async_trainer.runtime.slots import Slots
+from async_trainer.runtime.waited import Waited
 from async_trainer.runtime.waiters import Waiters
 
 logger = logging.getLogger("async_trainer")
@@ -58,7 +60,8 @@ class Traffic:
         self.seq = 0  # events that reached a lane
         self.pause = False  # a worker with jobs in hand should come back and ask: it is held, or over
         self.crowded = False  # a lane waits for a slot
-        self.waited = dict.fromkeys(("queue", "budget", "fence", "flush"), 0.0)  # s
+        self.waited = Waited({"queue": 0.0, "budget": 0.0, "fence": 0.0, "flush": 0.0})  # s
+        self.listeners: tuple[Listener, ...] = ()
         self.next_check = NEVER  # s: when the watch looks again
         self._lock = threading.RLock()  # else a garbage collection under it, that comes back to it, would hang
         self._finalizers: deque[tuple[Sequence[tuple[Lane, Task]], Any]] = deque()  # what those have pushed

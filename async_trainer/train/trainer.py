@@ -209,6 +209,7 @@ class Trainer:
             computational.applied(),
             recorded(folder, split, computational, run_metrics, self.state) as finished,
             locked(folder, self.callbacks),
+            self._published(folder),
         ):
             run = self._training(split, computational, run_metrics, asked)
             with self._guarded(run):
@@ -251,7 +252,12 @@ class Trainer:
             run = self._training(split, computational, run_metrics, asked)
             check_bundle(bundle, run, split)
             self._splits[split_idx] = split
-            with computational.applied(), resumed(folder, self.state) as finished, self._guarded(run):
+            with (
+                computational.applied(),
+                resumed(folder, self.state) as finished,
+                self._published(folder, append=True),
+                self._guarded(run),
+            ):
                 self._build(run)
                 self._begin(run, split, Event.RESUME)
                 go_on(bundle, run, self.callbacks)
@@ -263,6 +269,27 @@ class Trainer:
                 loop.train(run)
                 self._end(run, finished)
         return run_metrics.df
+
+    @contextmanager
+    def _published(self, folder: SplitMaps, *, append: bool = False) -> Iterator[None]:
+        """Within it, the training tells in its folder how it is doing."""
+        state = self.state
+
+        def progress() -> dict[str, Any]:
+            return {
+                "split": folder.index, "stage": state.stage, "epoch": state.current_epoch, "epochs": state.num_epochs,
+                "batch": state.current_train_batch, "batches": state.num_train_batches,
+            }  # fmt: skip
+
+        publisher = self.callbacks._publish(folder.path, append=append, progress=progress)
+        how = "finished"
+        try:
+            yield
+        except BaseException as error:
+            how = f"ended by {type(error).__name__}"
+            raise
+        finally:
+            self.callbacks._unpublish(publisher, how)
 
     def _split_to_resume(self, split_idx: int, split: Split | None) -> Split:
         split = self._splits.get(split_idx) if split is None else split

@@ -36,8 +36,10 @@ from async_trainer import (
 from async_trainer.callback import Background, Inline
 from async_trainer.callbacks import EarlyStopping, Figures, LRScheduler, MetricsLog, ModelCheckpoint, Progress, Upload
 from async_trainer.files.weights import load_weights
+from async_trainer.listeners import LaneEvent, Listener, LogHooks, OpenTelemetry
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.stats import Failure, LaneStats, Report, Stats
+from async_trainer.watching.trace_file import merge_traces
 
 # ------------------------------------------------------------------------------------------------------------- hooks
 
@@ -200,6 +202,16 @@ def waits() -> None:
     assert_type(handler.flush(timeout=1), Report)
 
 
+class Slowest:
+    seconds = 0.0
+
+    def lane_event(self, event: LaneEvent) -> None:
+        self.seconds = max(self.seconds, event.ended - event.began)
+
+
+slowest: Listener = Slowest()
+
+
 def books() -> None:
     report = handler.close(timeout=None)
     assert_type(report, Report)
@@ -216,6 +228,11 @@ def books() -> None:
     assert_type(stats.lanes["plain"].running, str | None)
     assert_type(stats.waits.queue, float)
     print(stats, handler.explain())
+    handler.publish(Path("runs"), step=Event.BATCH_END)
+    handler.listen(LogHooks(slow=1.0, logger=logging.getLogger("lanes")))
+    handler.listen(OpenTelemetry())
+    handler.listen(Slowest())
+    assert_type(merge_traces(["runs/timeline.json.gz", Path("torch.json")], "both.json.gz"), int)
 
 
 # -------------------------------------------------------------------------------------------------------------- proxies

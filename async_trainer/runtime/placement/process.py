@@ -20,8 +20,9 @@ from async_trainer.runtime.failures import say
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import PROCESS_BATCH, Ending
+from async_trainer.runtime.listening import tell_passed
 from async_trainer.runtime.placement.on_thread import OnThread
-from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Remote, Sent, Session, Settled
+from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Remote, Sent, Session, Settled, Spans
 from async_trainer.runtime.wire import Wire
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class ProcessWorker(OnThread):
         self._overran: Sent | None = None
         self._deaths = 0
         self._given_up = False
+        self._spans: dict[tuple[int, str], tuple[float, float]] = {}  # by event and callback: when its hook ran, in s
 
     # ------------------------------------------------------------------------------------------- called by the pool
 
@@ -327,6 +329,7 @@ class ProcessWorker(OnThread):
         handled = [*self._uncovered, *(one for one in self._flight if one.handled)]
         self._again.extendleft(one for one in reversed(self._flight) if not one.handled)
         self._again.extendleft(reversed(handled))
+        self._spans.clear()
         self._uncovered.clear()
         self._uncovered_bytes = 0
         self._flight.clear()
@@ -418,6 +421,8 @@ class ProcessWorker(OnThread):
                 attempts.begin(self._pool, self._lane, self._pool.stall_timeout)
         elif isinstance(message, Began):
             self._began(message)
+        elif isinstance(message, Spans):
+            self._spans.update({(seq, callback): (began, ended) for seq, callback, began, ended in message.spans})
         elif isinstance(message, Covered):
             asked, self._asked = self._asked, False
             if message.state is not None:
@@ -447,15 +452,16 @@ class ProcessWorker(OnThread):
         pool, lane = self._pool, self._lane
         sent = self._flight[0]
         self._timed = None
+        span = self._spans.pop((sent.job.seq, sent.job.task.owner.name), None) if self._spans else None
         if not sent.handled:
             self._deaths = 0
             job, attempt = sent.job, sent.attempts + how.attempt
             if how.ending is Ending.DELIVERED:
-                attempts.succeed(pool, lane, job, how.result)
+                attempts.succeed(pool, lane, job, how.result, span)
             elif how.ending is Ending.DROPPED:
                 attempts.drop(pool, lane, job)
             else:
-                attempts.fail(pool, lane, job, attempt, how.error or LaneError("it failed"))
+                attempts.fail(pool, lane, job, attempt, how.error or LaneError("it failed"), span)
         sent.handled = True
         if self._remote.stateful(sent.job):
             self._uncovered.append(sent)
@@ -484,6 +490,8 @@ class ProcessWorker(OnThread):
     def _pass(self, states: Any, error: BaseException | None) -> None:
         mark, self._mark = self._mark, None
         if mark is not None:
+            if self._pool.listeners:
+                tell_passed(self._pool, self._lane, self._lane.started)
             mark.passed(states, error)
             self._lane.passed()
             self._pool.tell()

@@ -51,6 +51,13 @@ class Began:
 
 
 @dataclass(slots=True)
+class Spans:
+    """When the hooks ran that the next messages settle: number of the event, callback, and two times in s."""
+
+    spans: Sequence[tuple[int, str, float, float]]
+
+
+@dataclass(slots=True)
 class Covered:
     """A state of the lane's callbacks, after all jobs that are settled so far; the parent keeps it as it comes."""
 
@@ -70,7 +77,7 @@ class Ready:
     """The child has started."""
 
 
-Heard = Settled | Began | Covered | Passed | Ready
+Heard = Settled | Began | Spans | Covered | Passed | Ready
 
 
 class Session(Protocol):

@@ -1,0 +1,1 @@
+"""What ``async-trainer report`` makes of a run's folder: one HTML page."""

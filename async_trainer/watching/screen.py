@@ -1,0 +1,136 @@
+"""What ``async-trainer watch`` shows of a status, with rich. It fits 80 columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from async_trainer.watching.status import Status, split_number
+from async_trainer.watching.units import brief, duration, many, megabytes, seconds
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+STYLES = {"running": "bold green", "finished": "bold green", "stale": "bold yellow"}
+SHOWN = 5  # kinds of failure
+
+
+def picture(shown: Sequence[Status]) -> RenderableType:
+    """The picture of runs, one below the other."""
+    parts: list[RenderableType] = []
+    for status in shown:
+        parts += [Text(""), *_run(status)] if parts else _run(status)
+    return Group(*parts)
+
+
+def _run(status: Status) -> list[RenderableType]:
+    said = status.said
+    parts: list[RenderableType] = [_headline(status), _steps(said), Text(""), _lanes(status), Text(""), _paid(said)]
+    if said["errors"]:
+        parts += [Text(""), *_errors(said["errors"])]
+    return parts
+
+
+def _headline(status: Status) -> Text:
+    folder = status.path.absolute().parent
+    split = split_number(status.path) >= 0
+    line = Text().append(plain(f"{folder.parent.name}/{folder.name}" if split else folder.name), style="bold")
+    line.append("  ")
+    line.append(status.state, style=STYLES.get(status.state, "bold red"))
+    line.append(f" after {duration(status.seconds)}" if status.over else f" for {duration(status.seconds)}")
+    if status.state == "stale":
+        line.append(f", said nothing for {duration(status.age)}", style="yellow")
+    if status.state == "killed":
+        line.append(": its process is gone, without a word", style="red")
+    progress = status.said["progress"]
+    if progress:
+        line.append(f"  epoch {progress['epoch']} of {progress['epochs']}")
+        of = f" of {progress['batches']}" if progress["batches"] else ""
+        line.append(f", batch {progress['batch']}{of}")
+    return line
+
+
+def _steps(said: Mapping[str, Any]) -> Text:
+    steps = said["steps"]
+    if not steps["count"]:
+        return Text(f"no step yet ({plain(steps['event'])})", style="dim")
+    line = Text(f"{many(steps['count'])} steps")
+    if steps["median"] is not None:
+        line.append(f", the median takes {seconds(steps['median'])}, 99 % at most {seconds(steps['p99'])}", style="dim")
+    return line
+
+
+def _lanes(status: Status) -> RenderableType:
+    lanes = status.said["lanes"]
+    if not lanes:
+        return Text("no lanes: all callbacks are inline", style="dim")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, expand=False)
+    table.add_column("lane", max_width=16)  # where the room is short these two give way
+    table.add_column("queued", justify="right", no_wrap=True)
+    table.add_column("oldest", justify="right", no_wrap=True)
+    table.add_column("now", max_width=22)
+    for count in ("failed", "dropped", "lost"):
+        table.add_column(count, justify="right", no_wrap=True)
+    for name, lane in lanes.items():
+        waits = lane["queued"] or lane["running"]
+        full = lane["queued"] >= lane["size"]
+        table.add_row(
+            Text(plain(name), no_wrap=True, overflow="ellipsis"),
+            Text(many(lane["queued"]), style="bold yellow" if full else "" if lane["queued"] else "dim"),
+            Text(brief(lane["age"]) if waits else ""),
+            _now(lane, status),
+            *(Text(many(lane[key]), style="bold red" if lane[key] else "dim") for key in ("failed", "dropped", "lost")),
+        )
+    return table
+
+
+def _now(lane: Mapping[str, Any], status: Status) -> Text:
+    what = f"{brief(lane['seconds'])} in {plain(lane['running'])}" if lane["running"] else "idle"
+    style = "" if lane["running"] else "dim"
+    if status.state == "killed" and lane["running"]:
+        what, style = f"was in {plain(lane['running'])}", "red"
+    elif lane["stalled"]:
+        what, style = f"stalled {what}", "bold red"
+    elif lane["restarts"]:
+        what += f", restarted {lane['restarts']}"
+    return Text(what, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _paid(said: Mapping[str, Any]) -> Text:
+    loop, memory = said["loop"], said["memory"]
+    paid = {name: took for name, took in loop["paid"].items() if took >= 0.0005}
+    total = sum(paid.values())
+    share = f" ({100 * total / loop['seconds']:.1f} %)" if loop["seconds"] > 0 else ""
+    line = Text("the loop paid ")
+    line.append(seconds(total) + share, style="bold")
+    if paid:
+        listed = sorted(paid.items(), key=lambda one: -one[1])
+        line.append(": " + ", ".join(f"{name.removeprefix('waiting: ')} {seconds(took)}" for name, took in listed))
+    held = f"\nsnapshots hold {megabytes(memory['snapshots'])} of {megabytes(memory['budget'])}"
+    kept = f", hooks keep {megabytes(memory['kept'])}" if memory["kept"] else ""
+    line.append(held + kept, style="dim")
+    return line
+
+
+def _errors(errors: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for error in errors[:SHOWN]:
+        line = Text(overflow="ellipsis", no_wrap=True).append(
+            plain(f"{error['callback']}.{error['event']}"), style="red"
+        )
+        times = f" ({error['count']} times)" if error["count"] > 1 else ""
+        where = f" at {plain(error['where'])}" if error["where"] else ""
+        line.append(f"{times}{where}: {plain(error['what'])}")
+        lines.append(line)
+    if len(errors) > SHOWN:
+        lines.append(Text(f"and {len(errors) - SHOWN} more kinds of failure", style="red"))
+    return lines
+
+
+def plain(text: str) -> str:
+    """``text`` without what would drive the terminal."""
+    return CONTROL.sub(" ", text)

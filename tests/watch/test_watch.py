@@ -1,0 +1,260 @@
+"""``async-trainer watch``: of runs in processes of their own, and of what is left of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from async_trainer import cli
+from async_trainer.errors import ConfigurationError
+from async_trainer.watching import status
+from tests.watch.kit import LOOP, ended, running, said, shown, status_of, until
+
+HANGS = (
+    LOOP
+    + """
+far = background(Plots(), placement="process", name="far")
+handler = CallbacksHandler([background(Plots()), background(Log()), far], shutdown_timeout=1)
+handler.publish("run")
+for step in range(8):
+    handler.call_event("on_batch_end", step=step)
+    time.sleep(0.01)
+sys.stdin.read()
+"""
+)
+
+
+def test_it_shows_what_hangs_what_waits_behind_it_and_what_fails_and_then_that_the_run_was_killed(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    with running(HANGS, tmp_path) as process:
+        one = said(
+            run,
+            lambda one: (
+                all(one.said["lanes"][lane]["queued"] == 4 for lane in ("plots", "far"))
+                and one.said["lanes"]["log"]["failed"] == 1
+                and one.said["steps"]["count"] == 8
+            ),
+        )
+        assert one.state == "running"
+        assert one.said["lanes"]["far"]["running"] == one.said["lanes"]["plots"]["running"] == "on_batch_end"
+        seen = shown(run)
+        assert seen.returncode == 0, seen.stderr
+        assert re.search(r"^run +running for \d+ s$", seen.stdout, re.MULTILINE)
+        assert re.search(r"^plots +4 +[\d.]+ m?s +[\d.]+ m?s in on_batch_end +0 +0 +0$", seen.stdout, re.MULTILINE)
+        assert re.search(r"^far +4 +[\d.]+ m?s +[\d.]+ m?s in on_batch_end +0 +0 +0$", seen.stdout, re.MULTILINE)
+        assert re.search(r"^log +0 +idle +1 +0 +0$", seen.stdout, re.MULTILINE)
+        assert re.search(r"^8 steps", seen.stdout, re.MULTILINE)
+        assert "log.on_batch_end: OSError: no <room> left" in seen.stdout
+        assert max(map(len, seen.stdout.splitlines())) <= 80
+        written = one.said["written"]
+        said(run, lambda one: one.said["written"] > written)  # it goes on to tell
+        process.kill()
+        process.wait()
+        gone = status.read(run / status.NAME)
+        assert (gone.state, gone.over, gone.good) == ("killed", True, False)
+        seen = shown(run)
+        assert seen.returncode == 1
+        assert re.search(r"^run +killed after \d+ s: its process is gone", seen.stdout, re.MULTILINE)
+        assert re.search(r"^plots +4 .* was in on_batch_end", seen.stdout, re.MULTILINE)
+
+
+ENDS = {
+    "finished": "with handler: step()",
+    "ended by ValueError": "with handler:\n    step()\n    raise ValueError",
+    "ended by KeyboardInterrupt": "with handler:\n    step()\n    raise KeyboardInterrupt",
+    "ended by SystemExit": "with handler:\n    step()\n    sys.exit(3)",
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_run_says_how_it_has_ended(how: str, tmp_path: Path) -> None:
+    code = (
+        LOOP
+        + f"""
+handler = CallbacksHandler([background(Log())])
+handler.publish("run")
+def step(): handler.call_event("on_batch_end", step=1)
+{ENDS[how]}
+"""
+    )
+    ended(code, tmp_path)
+    one = status.read(tmp_path / "run" / status.NAME)
+    assert one.state == how
+    assert one.good == (how == "finished")
+    assert one.said["lanes"]["log"]["delivered"] == 1
+
+
+@pytest.mark.parametrize(("last", "how"), [("", "finished"), ("raise ValueError", "ended by ValueError")])
+def test_a_run_whose_handler_nobody_closes_says_so_when_the_process_ends(last: str, how: str, tmp_path: Path) -> None:
+    code = (
+        LOOP
+        + f"""
+handler = CallbacksHandler([background(Log())])
+handler.publish("run")
+handler.call_event("on_batch_end", step=1)
+{last}
+"""
+    )
+    assert ended(code, tmp_path) == int(bool(last))
+    one = status.read(tmp_path / "run" / status.NAME)
+    assert one.state == how
+    assert one.said["lanes"]["log"]["delivered"] == 1
+
+
+def test_a_handler_that_is_dropped_drains_and_its_run_is_finished(tmp_path: Path) -> None:
+    code = (
+        LOOP
+        + """
+handler = CallbacksHandler([background(Log())])
+handler.publish("run")
+handler.call_event("on_batch_end", step=1)
+del handler
+sys.stdin.read()
+"""
+    )
+    with running(code, tmp_path):
+        one = said(tmp_path / "run", lambda one: one.state == "finished")
+        assert one.said["lanes"]["log"]["delivered"] == 1
+
+
+def test_a_forked_child_says_nothing_and_does_not_end_the_run(tmp_path: Path) -> None:
+    code = (
+        LOOP
+        + """
+import os
+handler = CallbacksHandler([background(Log())])
+handler.publish("run")
+handler.call_event("on_batch_end", step=1)
+child = os.fork()
+if child == 0:
+    handler.call_event("on_batch_end", step=1)
+    print(f"said its last words: {handler._publishers[0].over}", flush=True)
+    handler.close()
+    sys.exit(0)
+os.waitpid(child, 0)
+print("forked", flush=True)
+sys.stdin.read()
+"""
+    )
+    with running(code, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "said its last words: True\n", "there is no thread to wait for"
+        until(lambda: process.stdout.readline() == "forked\n")
+        after = time.time()
+        one = said(tmp_path / "run", lambda one: one.said["written"] > after)
+        assert (one.state, one.said["pid"]) == ("running", process.pid)
+
+
+def test_a_status_that_is_old_is_stale_where_its_process_cannot_be_asked_for(tmp_path: Path) -> None:
+    now = time.time()
+    fresh = status.read(status_of(tmp_path / "fresh", written=now))
+    old = status.read(status_of(tmp_path / "old", written=now - 60))
+    assert (fresh.state, old.state) == ("running", "stale")
+    assert not old.over  # it may yet go on
+    assert cli.main(["watch", str(tmp_path / "old"), "--once"]) == 1
+
+
+def test_another_process_of_the_same_number_is_not_taken_for_the_run(tmp_path: Path) -> None:
+    import os
+    import socket
+
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    ours = status.read(status_of(tmp_path / "ours", process_began=status.process_began(os.getpid()), **here))
+    earlier = status.read(status_of(tmp_path / "earlier", process_began="an earlier one", **here))
+    assert (ours.state, earlier.state) == ("running", "killed")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "handler.publish"), ("{", "is damaged"), ('{"format": 1}', "no status file"), ("[]", "no status file")],
+)
+def test_what_is_no_run_is_told_in_one_line(
+    content: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / status.NAME).write_text(content)
+    assert cli.main(["watch", str(tmp_path), "--once"]) == 1
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_what_drives_a_terminal_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = {
+        "callback": "a\x1b[2J",
+        "event": "b",
+        "where": "",
+        "what": "[bold]c\r\n\x1b]0;d\x07",
+        "count": 1,
+        "traceback": "",
+    }
+    status_of(tmp_path, errors=[error], state="finished")
+    assert cli.main(["watch", str(tmp_path), "--once"]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "[bold]c" in shown
+
+
+def test_the_widest_row_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = status_of(tmp_path)
+    said = json.loads(path.read_text())
+    said["lanes"] = {
+        "model_checkpoint_for_the_archive": {
+            **said["lanes"]["log"], "queued": 123_456, "failed": 99_999, "dropped": 999_999, "lost": 9_999,
+            "age": 86_399.0, "running": "on_metrics_computation_start", "seconds": 7_139.0, "stalled": True,
+        }
+    }  # fmt: skip
+    path.write_text(json.dumps(said))
+    assert cli.main(["watch", str(tmp_path), "--once"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split() for line in lines if line.startswith("lane")] == [
+        ["lane", "queued", "oldest", "now", "failed", "dropped", "lost"]
+    ]
+    (row,) = [line for line in lines if line.startswith("model_check")]
+    assert row.split()[1:5] == ["123,456", "1440", "min", "stalled"]
+    assert row.split()[-3:] == ["99,999", "999,999", "9,999"]
+
+
+def test_of_several_splits_those_under_way_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, state in enumerate(["finished", "running", "running"]):
+        status_of(tmp_path / f"split-{number}", state=state)
+    assert cli.main(["watch", str(tmp_path), "--once"]) == 0
+    shown = capsys.readouterr().out
+    assert [number for number in range(3) if f"split-{number}" in shown] == [1, 2]
+
+
+def test_a_folder_that_goes_away_is_told_once_and_the_loop_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    from async_trainer import CallbacksHandler
+
+    handler = CallbacksHandler()
+    handler.publish(tmp_path / "run")
+    said(tmp_path / "run", lambda one: True)
+    shutil.rmtree(tmp_path / "run")
+    until(lambda: "can't be written" in caplog.text)
+    handler.call_event("on_batch_end")
+    handler.close()
+    assert caplog.text.count("can't be written") == 1
+
+
+def test_an_event_that_there_is_not_can_be_no_step(tmp_path: Path) -> None:
+    from async_trainer import CallbacksHandler
+
+    handler = CallbacksHandler()
+    with pytest.raises(ConfigurationError, match="there is no event 'on_bach_end'; did you mean 'on_batch_end'"):
+        handler.publish(tmp_path, step="on_bach_end")
+    handler.close()
+    with pytest.raises(ConfigurationError, match="closed"):
+        handler.publish(tmp_path)
+    assert not list(tmp_path.iterdir())
