@@ -198,6 +198,7 @@ class BackgroundLogger:
 
     def __init__(self, logger: Any, handler: CallbacksHandler, options: dict[str, Any]) -> None:
         self._live = logger
+        self._made = not hasattr(type(logger), "experiment")
         self._calls = handler.proxy(logger, **options)
         self.handler = handler
 
@@ -216,8 +217,16 @@ class BackgroundLogger:
     @property
     def experiment(self) -> Any:
         """The logger's own, its calls made in the background; made here, where it isn't yet."""
-        made = self._live.experiment
+        live = self._at_rest()
+        made = live.experiment
+        self._made = True
         return made if made is None else self._calls.experiment
+
+    def _at_rest(self) -> Any:
+        """The logger; until its experiment is made, while no call is: each would make one."""
+        if not self._made:
+            self.handler.flush()
+        return self._live
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """In the background."""
@@ -355,7 +364,7 @@ def _firing(hook: str, names: tuple[str, ...]) -> Callable[..., None]:
 
 
 def _passed_on(name: str) -> Any:
-    return property(lambda self: getattr(self._live, name))
+    return property(lambda self: getattr(self._at_rest(), name))
 
 
 def _overrides(callback: Any, hook: str, base: Any) -> bool:
@@ -371,7 +380,7 @@ def _refuse_steering(callback: Any, hooks: list[str]) -> None:
     name = label(callback)
     for base in type(callback).__mro__:
         if base.__module__.partition(".")[0] in PACKAGES and base.__name__ in STEER:
-            raise _steers(name, f"is a {base.__name__}" if base.__name__ != name else "writes to the live trainer")
+            raise _steers(name, f"derives from {base.__name__}" if base.__name__ != name else "writes to the live trainer")
         if base.__module__.partition(".")[0] in PACKAGES and base.__name__ in LIVE:
             raise ConfigurationError(
                 f"{name} looks into the live trainer, further than a snapshot shows it, and can't do that in the "

@@ -111,7 +111,7 @@ def train(
     name = "resumed" if ckpt_path else "logs"
     trainer = make_trainer(
         folder,
-        [wrap(Rows(folder / "rows.txt")), ModelCheckpoint(folder / "checkpoints", save_top_k=-1, save_last=True)],
+        [wrap(Rows(folder / "rows.txt")), ModelCheckpoint(folder / "checkpoints", save_top_k=1, save_last=True)],
         wrap(CSVLogger(folder, name=name, version=0)),
         plugins=[wrap(one) for one in io],
         **options,

@@ -131,6 +131,20 @@ def test_a_hook_that_is_late_sees_the_module_and_the_trainer_as_of_its_event(tmp
     assert not same(live.seen[0][1], live.seen[1][1])
 
 
+def test_a_hook_that_hangs_does_not_keep_a_broken_run_from_ending(tmp_path: Path) -> None:
+    handler = lightning.make_handler(shutdown_timeout=0.1)
+    late = Late()
+    callback = lightning.background(late, handler=handler)
+    try:
+        with pytest.raises(OSError, match="the machine breaks"):
+            make_trainer(tmp_path, [callback], enable_checkpointing=False).fit(Net(breaks_at=2), data())
+        assert late.seen == []
+    finally:
+        late.go.set()
+    handler.flush()
+    assert len(late.seen) == 2
+
+
 class Opens(L.Callback):
     """Lets a late callback go when Lightning asks for states: it is asked first."""
 
@@ -255,8 +269,8 @@ class Own(theirs.EarlyStopping):
     ("make", "why"),
     [
         (lambda: theirs.EarlyStopping("val"), "EarlyStopping writes to the live trainer"),
-        (lambda: Own("val"), "Own is a EarlyStopping"),
-        (theirs.ModelCheckpoint, "is a Checkpoint"),
+        (lambda: Own("val"), "Own derives from EarlyStopping"),
+        (theirs.ModelCheckpoint, "derives from Checkpoint"),
         (theirs.LearningRateMonitor, "steers"),
         (lambda: theirs.StochasticWeightAveraging(0.1), "steers"),
         (theirs.TQDMProgressBar, "looks into the live trainer"),
