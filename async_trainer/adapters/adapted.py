@@ -1,4 +1,4 @@
-"""A callback of another library as one of a CallbacksHandler: its hooks get what they read, in the places they expect."""
+"""A callback of another library as one of a CallbacksHandler: its hooks get what they read."""
 
 from __future__ import annotations
 

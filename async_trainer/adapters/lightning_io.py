@@ -1,14 +1,45 @@
-"""Writing and removing Lightning's checkpoints, in their lane."""
+"""A Lightning checkpoint IO that writes in the background."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from async_trainer.adapters.disguise import Disguise, end_run
+from async_trainer.callback import BackgroundOptions, label, snake_case
 from async_trainer.files.atomic import atomic_write
+from async_trainer.handler import CallbacksHandler
 
 logger = logging.getLogger("async_trainer")
+
+
+class BackgroundCheckpointIO(Disguise):
+    """A checkpoint IO that writes in the background. Made with Lightning's ``CheckpointIO`` as its base."""
+
+    def __init__(self, io: Any, handler: CallbacksHandler, options: dict[str, Any]) -> None:
+        self._live = io
+        given = {"name": snake_case(label(io)), "on_error": "raise_at_end", **options}
+        self._calls: Any = handler.proxy(Writer(io), **cast(BackgroundOptions, given))
+        self.handler = handler
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Captured here, written in the background: there as a whole, on disk, or not at all."""
+        self._calls.save(checkpoint, str(path), storage_options)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Behind what was saved before; not while the newest could not be written."""
+        self._calls.remove(str(path))
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """Behind what was saved before. The training thread."""
+        self.handler.flush()
+        return self._live.load_checkpoint(*args, **kwargs)
+
+    def teardown(self) -> None:
+        """The end of a run: what was saved is there."""
+        end_run(self.handler)
+        self._live.teardown()
 
 
 class Writer:

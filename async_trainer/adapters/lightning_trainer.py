@@ -10,13 +10,14 @@ from async_trainer.errors import StandInError
 from async_trainer.snapshot import Kind, Memo, Scope, Sealed, capture
 
 SHOWN = (
-    "current_epoch", "global_step", "max_epochs", "min_epochs", "max_steps", "min_steps", "should_stop", "is_last_batch",
-    "num_training_batches", "num_val_batches", "num_sanity_val_batches", "num_test_batches", "num_predict_batches",
-    "state", "training", "validating", "testing", "predicting", "evaluating", "sanity_checking", "interrupted",
-    "received_sigterm", "callback_metrics", "logged_metrics", "progress_bar_metrics", "log_every_n_steps",
-    "check_val_every_n_epoch", "val_check_interval", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches",
-    "limit_val_batches", "fast_dev_run", "barebones", "precision", "world_size", "num_nodes", "num_devices",
-    "global_rank", "local_rank", "node_rank", "is_global_zero", "default_root_dir", "log_dir", "ckpt_path",
+    "current_epoch", "global_step", "max_epochs", "min_epochs", "max_steps", "min_steps", "should_stop",
+    "is_last_batch", "num_training_batches", "num_val_batches", "num_sanity_val_batches", "num_test_batches",
+    "num_predict_batches", "state", "training", "validating", "testing", "predicting", "evaluating",
+    "sanity_checking", "interrupted", "received_sigterm", "callback_metrics", "logged_metrics",
+    "progress_bar_metrics", "log_every_n_steps", "check_val_every_n_epoch", "val_check_interval",
+    "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches", "limit_val_batches", "fast_dev_run",
+    "barebones", "precision", "world_size", "num_nodes", "num_devices", "global_rank", "local_rank", "node_rank",
+    "is_global_zero", "default_root_dir", "log_dir", "ckpt_path",
 )  # fmt: skip
 """Attributes of the trainer, captured; besides ``optimizers`` (their param_groups without parameters), ``logger`` and
 ``loggers``."""

@@ -17,7 +17,7 @@ class View:
     def __init__(self, cls: type, shown: Mapping[str, Any], remedy: str) -> None:
         vars(self).update(_cls=cls, _shown=shown, _remedy=remedy)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # for isinstance()
         return vars(self)["_cls"]
 
@@ -54,7 +54,7 @@ class ReadOnlyDict(dict[Any, Any]):
             "background hooks see a snapshot of it, and can't change the training; leave a callback that does inline"
         )
 
-    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ReadOnlyDict, (dict(self),)

@@ -352,7 +352,7 @@ def test_a_checkpoint_is_kept_until_the_next_one_is_on_disk(tmp_path: Path) -> N
     assert io.load_checkpoint(tmp_path / "1.ckpt", weights_only=True) == {"step": 1}
     io.save_checkpoint({"step": 3}, tmp_path / "3.ckpt")
     io.remove_checkpoint(tmp_path / "1.ckpt")
-    with pytest.raises(LaneError, match="2.ckpt"):
+    with pytest.raises(LaneError, match=r"2\.ckpt"):
         io.teardown()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.ckpt", "3.ckpt"]
 
@@ -374,7 +374,7 @@ def test_a_stand_in_of_the_trainer_says_what_to_do_instead(tmp_path: Path) -> No
     class Asks(L.Callback):
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             try:
-                trainer.lightning_module
+                print(trainer.lightning_module)
             except StandInError as error:
                 seen.append(str(error))
 
