@@ -35,6 +35,11 @@ def loads(function: Callable[..., Any]) -> Iterator[Use]:
         yield from _uses(code, ("LOAD_ATTR", "LOAD_METHOD"))
 
 
+def constants_of(function: Callable[..., Any]) -> frozenset[str]:
+    """The strings in the code of ``function``: among them the keys that it looks up."""
+    return frozenset(one for code in codes_of(function) for one in code.co_consts if isinstance(one, str))
+
+
 def functions_of(cls: type, library: str) -> Iterator[Callable[..., Any]]:
     """The functions of a class and of its bases, but those of ``library`` (the root of a package) and Python's own."""
     for base in cls.__mro__:

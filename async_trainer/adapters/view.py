@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from async_trainer.errors import StandInError
@@ -138,6 +138,3 @@ def optimizer_views(optimizers: Iterable[Any], memo: Memo) -> SealedViews:
         return sealed
 
     return SealedViews([one(optimizer) for optimizer in optimizers])
-
-
-Take = Callable[[Any, Memo], Any]
