@@ -84,8 +84,8 @@ def offload(
 
 
 class Moved(Disguise):
-    """A callback in the trainer's list whose hooks run in the background. Made with transformers' ``TrainerCallback`` as
-    its base."""
+    """A callback in the trainer's list, whose hooks run in the background. Made with transformers'
+    ``TrainerCallback`` as its base."""
 
     def __init__(self, callback: Any, adapted: Any, handler: CallbacksHandler, trainer: Any) -> None:
         self._live = callback
