@@ -95,7 +95,74 @@ def with_lightning(how: str, steps: int, wait: float, folder: Path) -> list[floa
     return starts.at
 
 
-LIBRARIES: dict[str, Run] = {"lightning": with_lightning}
+def with_transformers(how: str, steps: int, wait: float, folder: Path) -> list[float]:
+    """As with Lightning."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from async_trainer.adapters import huggingface
+
+    class Starts(TrainerCallback):
+        at: list[float] = []  # noqa: RUF012  # of this run
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.at.append(time.perf_counter())
+
+    class Slow(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            time.sleep(wait if state.global_step else 0.0)
+
+    settings = TrainingArguments(
+        str(folder), num_train_epochs=1, per_device_train_batch_size=BATCH, report_to=[], use_cpu=True,
+        save_strategy="no", logging_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+    )  # fmt: skip
+    callbacks: list[Any] = [starts := Starts()]
+    if how != "without":
+        callbacks.append(Slow())
+    trainer = Trainer(Net(), settings, train_dataset=Samples(steps), callbacks=callbacks)
+    if how == "background":
+        huggingface.offload(trainer, Slow, queue_size=10 * steps)
+    trainer.train()
+    return starts.at
+
+
+def with_accelerate(how: str, steps: int, wait: float, folder: Path) -> list[float]:
+    """As with Lightning; it is a tracker that waits."""
+    from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
+
+    from async_trainer.adapters import accelerate as adapter
+
+    class Slow(GeneralTracker):
+        name = "slow"
+        requires_logging_directory = False
+        tracker = None
+
+        def log(self, values: Any, step: Any = None, **kwargs: Any) -> None:
+            time.sleep(wait)
+
+    tracker = Slow() if how == "inline" else adapter.background(Slow(), queue_size=10 * steps)
+    accelerator = Accelerator(cpu=True, log_with=[] if how == "without" else [tracker])
+    accelerator.init_trackers("run")
+    net = Net()
+    batches = DataLoader(Samples(steps), batch_size=BATCH)
+    net, optimizer, batches = accelerator.prepare(net, torch.optim.Adam(net.parameters()), batches)
+    starts: list[float] = []
+    for step, batch in enumerate(batches):
+        starts.append(time.perf_counter())
+        loss = net(**batch)["loss"]
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        accelerator.log({"loss": loss}, step=step)
+    accelerator.end_training()
+    return starts
+
+
+LIBRARIES: dict[str, Run] = {
+    "lightning": with_lightning,
+    "transformers": with_transformers,
+    "accelerate": with_accelerate,
+}
 
 
 def main() -> None:

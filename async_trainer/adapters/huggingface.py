@@ -59,7 +59,7 @@ def offload(
 
     Args:
         trainer: its callbacks are replaced in place.
-        *callbacks: which, by their classes, or themselves.
+        *callbacks: which: their classes, the names of these, or themselves.
         handler: of :func:`make_handler`, or what an earlier call returned. Default: one of their own.
         **options: as for :func:`async_trainer.background`.
 
@@ -211,8 +211,12 @@ def _choose(listed: list[Any], wanted: tuple[Any, ...]) -> list[Any]:
         raise ConfigurationError(f"offload() moves the callbacks that you name; the trainer has {', '.join(there)}")
     chosen: list[Any] = []
     for one in wanted:
-        found = [cb for cb in listed if cb is one or (inspect.isclass(one) and isinstance(cb, one))]
-        name = one.__name__ if inspect.isclass(one) else label(one)
+        if isinstance(one, str):
+            name, found = one, [cb for cb in listed if cb.__class__.__name__ == one]
+        elif inspect.isclass(one):
+            name, found = one.__name__, [cb for cb in listed if isinstance(cb, one)]
+        else:
+            name, found = label(one), [cb for cb in listed if cb is one]
         if not found:
             raise ConfigurationError(
                 f"offload(): the trainer has no {name}{suggestion(name, there)}; it has {', '.join(there)}"

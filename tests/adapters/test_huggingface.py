@@ -208,9 +208,12 @@ def test_the_state_in_a_checkpoint_is_behind_a_barrier(tmp_path: Path) -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if control.should_save:
                 counts.go.set()
+            elif counts.go.is_set():  # whoever asks for its state gets it behind what was emitted, too
+                assert moved.state()["attributes"] == {"steps": state.global_step}
 
     trainer = make_trainer(tmp_path, [counts, Opens()], save_steps=5, save_total_limit=None)
     huggingface.offload(trainer, Counts)
+    moved: Any = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Counts))
     trainer.train()
     state = contents(tmp_path)["checkpoint-5/trainer_state.json"]["stateful_callbacks"]["Counts"]
     assert state == {"args": {}, "attributes": {"steps": 5}}

@@ -13,7 +13,11 @@ import pytest
 from async_trainer.adapters import lightning_trainer
 from tests.test_docs import DOCS, ENVIRONMENT, LIMIT
 
-PAGES = {"adapters-lightning": "lightning"}
+PAGES = {
+    "adapters-lightning": "lightning",
+    "adapters-huggingface": "transformers",
+    "adapters-accelerate": "accelerate",
+}
 
 
 @pytest.mark.slow
