@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from async_trainer.adapters.disguise import Disguise, end_run
 from async_trainer.callback import BackgroundOptions, label, snake_case
+from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.handler import CallbacksHandler
 
@@ -18,6 +19,11 @@ class BackgroundCheckpointIO(Disguise):
     """A checkpoint IO that writes in the background. Made with Lightning's ``CheckpointIO`` as its base."""
 
     def __init__(self, io: Any, handler: CallbacksHandler, options: dict[str, Any]) -> None:
+        if any(base.__name__ == "_WrappingCheckpointIO" for base in type(io).__mro__):
+            raise ConfigurationError(
+                f"{label(io)} wraps the checkpoint IO that Lightning gives it later, and writes in its own way: pass "
+                "lightning.background(TorchCheckpointIO()) in its place"
+            )
         self._live = io
         given = {"name": snake_case(label(io)), "on_error": "raise_at_end", **options}
         self._calls: Any = handler.proxy(Writer(io), **cast(BackgroundOptions, given))

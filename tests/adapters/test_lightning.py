@@ -14,7 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch import callbacks as theirs
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 
 from async_trainer.adapters import lightning
 from async_trainer.errors import ConfigurationError, LaneError, StandInError
@@ -292,6 +292,8 @@ def test_what_is_not_lightnings_is_refused() -> None:
         lightning.background(iter([]))
     with pytest.raises(ConfigurationError, match=r"pass an instance, Logs\(\)"):
         lightning.background(Logs)
+    with pytest.raises(ConfigurationError, match=r"pass lightning.background\(TorchCheckpointIO\(\)\) in its place"):
+        lightning.background(AsyncCheckpointIO())
     once = lightning.background(Late())
     with pytest.raises(ConfigurationError, match="in the background already"):
         lightning.background(once)
