@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import time
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -49,7 +50,7 @@ def run(how: str) -> tuple[float, float, float]:
     began = time.perf_counter()
     trainer.run([torch.randn(256, 256)] * ITERATIONS, max_epochs=1)
     took = time.perf_counter() - began
-    steps = sorted(later - earlier for earlier, later in zip(ends, ends[1:], strict=False))
+    steps = sorted(later - earlier for earlier, later in pairwise(ends))
     return median(steps) * 1e3, (ends[-1] - ends[0]) / (len(ends) - 1) * 1e3, took
 
 

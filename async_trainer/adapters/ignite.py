@@ -193,7 +193,7 @@ def _call(handler: Any, target: Any, args: Any, kwargs: Any, seen: dict[str, Any
     # On an object with the same attributes, but for those that are live: what it changes of the others is its own.
     owner: Any = handler._owner
     before = {**vars(owner), **seen}
-    stand_in = type(owner).__new__(type(owner))
+    stand_in: Any = object.__new__(type(owner))
     vars(stand_in).update(before)
     function = types.MethodType(handler.target.__func__, stand_in) if owner is not handler.target else stand_in
     try:
