@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from async_trainer.callbacks.metrics_log import MetricsLog as MetricsLog
     from async_trainer.callbacks.model_checkpoint import ModelCheckpoint as ModelCheckpoint
     from async_trainer.callbacks.progress import Progress as Progress
+    from async_trainer.callbacks.tensorboard import TensorBoard as TensorBoard
     from async_trainer.callbacks.training_checkpoint import TrainingCheckpoint as TrainingCheckpoint
     from async_trainer.callbacks.upload import Upload as Upload
 
@@ -22,6 +23,7 @@ _HOMES = {
     "MetricsLog": "async_trainer.callbacks.metrics_log",
     "ModelCheckpoint": "async_trainer.callbacks.model_checkpoint",
     "Progress": "async_trainer.callbacks.progress",
+    "TensorBoard": "async_trainer.callbacks.tensorboard",
     "TrainingCheckpoint": "async_trainer.callbacks.training_checkpoint",
     "Upload": "async_trainer.callbacks.upload",
 }

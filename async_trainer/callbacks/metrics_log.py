@@ -7,36 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.optim import Optimizer
-
 from async_trainer.callback import Callback
 from async_trainer.callbacks.rows import FORMATS, RowFile
-from async_trainer.callbacks.values import metric_values
+from async_trainer.callbacks.scalars import batch_scalars, learning_rates, validation_scalars
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
 if TYPE_CHECKING:
     from async_trainer.routes import EventInfo
-
-
-def learning_rates(optimizers: Mapping[str, Any] | None) -> dict[str, float | Tensor]:
-    """``lr``; ``lr/<optimizer>`` where there are several; ``lr/<optimizer>/<group>`` where one has several groups.
-
-    Args:
-        optimizers: by name; or what this function has returned for them.
-    """
-    rates: dict[str, float | Tensor] = {}
-    for name, optimizer in (optimizers or {}).items():
-        if not isinstance(optimizer, Optimizer):
-            rates[name] = optimizer
-            continue
-        single = "lr" if len(optimizers or ()) == 1 else f"lr/{name}"
-        groups = optimizer.param_groups
-        for number, group in enumerate(groups):
-            rates[single if len(groups) == 1 else f"lr/{name}/{number}"] = group["lr"]
-    return rates
 
 
 class MetricsLog(Callback):
@@ -152,8 +131,7 @@ class MetricsLog(Callback):
         if not self.wants(state=state):
             return
         file = self._begin(event)
-        losses = {f"loss/{key}": value for key, value in loss.items()} if isinstance(loss, Mapping) else {"loss": loss}
-        values = {name: _number(name, value) for name, value in {**losses, **learning_rates(optimizers)}.items()}
+        values = batch_scalars(loss, optimizers, "MetricsLog")
         file.write({"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}, values)
 
     def on_validation_end(
@@ -161,8 +139,7 @@ class MetricsLog(Callback):
     ) -> None:
         """Write the row of a validation."""
         file = self._begin(event)
-        values = {f"validation/{name}": value for name, value in metric_values(metrics).items()}
-        file.write({"epoch": state.current_epoch, "step": state.optim_step}, values)
+        file.write({"epoch": state.current_epoch, "step": state.optim_step}, validation_scalars(metrics))
         file.sync()
 
     def _begin(self, event: EventInfo | None) -> RowFile:
@@ -208,11 +185,3 @@ class MetricsLog(Callback):
             self._file.cut(state_dict["size"])
         else:
             self._size, self._is_loaded = state_dict["size"], True
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value.item() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"MetricsLog: {name} must be a number, or a tensor of one, not {shape}") from error

@@ -92,7 +92,11 @@ class RowFile:
         Raises:
             OSError: the disk is full, say; the rows before are still there.
         """
-        self._append(as_csv(place, values) if self.path.suffix == ".csv" else as_json(place, values))
+        self.append(as_csv(place, values) if self.path.suffix == ".csv" else as_json(place, values))
+
+    def append(self, row: bytes) -> None:
+        """Append what is a row in the file's own format, as :meth:`write` does."""
+        self._append(row)
         if time.monotonic() - self._synced_at >= SYNC_SECONDS:
             self.sync()
 
