@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from async_trainer.callbacks.figures import Figures as Figures
     from async_trainer.callbacks.lr_scheduler import LRScheduler as LRScheduler
     from async_trainer.callbacks.metrics_log import MetricsLog as MetricsLog
+    from async_trainer.callbacks.mlflow import MLflow as MLflow
     from async_trainer.callbacks.model_checkpoint import ModelCheckpoint as ModelCheckpoint
     from async_trainer.callbacks.progress import Progress as Progress
     from async_trainer.callbacks.tensorboard import TensorBoard as TensorBoard
@@ -20,6 +21,7 @@ _HOMES = {
     "EarlyStopping": "async_trainer.callbacks.early_stopping",
     "Figures": "async_trainer.callbacks.figures",
     "LRScheduler": "async_trainer.callbacks.lr_scheduler",
+    "MLflow": "async_trainer.callbacks.mlflow",
     "MetricsLog": "async_trainer.callbacks.metrics_log",
     "ModelCheckpoint": "async_trainer.callbacks.model_checkpoint",
     "Progress": "async_trainer.callbacks.progress",

@@ -207,7 +207,7 @@ class MLflow(ScalarLog):
             return
         self._outbox.send_all()
         self._log_settings()
-        self._run.set_status("KILLED" if _is_interrupt(exception) else "FAILED")
+        self._run.set_status("KILLED" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "FAILED")
         self._close()
 
     def _close(self) -> None:
@@ -259,9 +259,3 @@ class MLflow(ScalarLog):
 def _fields(name: str, config: Any) -> dict[str, Any]:
     fields = config.to_dict() if hasattr(config, "to_dict") else {}
     return {f"{name}/{key}": value for key, value in fields.items()}
-
-
-def _is_interrupt(exception: Any) -> bool:
-    """To a process an exception goes as type and text."""
-    kind = getattr(exception, "kind", None) or type(exception).__name__
-    return isinstance(exception, (KeyboardInterrupt, SystemExit)) or kind in ("KeyboardInterrupt", "SystemExit")

@@ -43,7 +43,12 @@ class MLflowRun:
     """
 
     def __init__(
-        self, tracking_uri: str | None, run_id: str | None, experiment: str, run_name: str | None, tags: Mapping[str, str]
+        self,
+        tracking_uri: str | None,
+        run_id: str | None,
+        experiment: str,
+        run_name: str | None,
+        tags: Mapping[str, str],
     ) -> None:
         import mlflow
 

@@ -238,9 +238,9 @@ def _is_training(state: Any) -> bool:
     return getattr(state, "called", None) not in ("validate", "test")
 
 
-def check_patterns(files: Any) -> tuple[str, ...]:
+def check_patterns(files: Any, where: str = "Upload: files") -> tuple[str, ...]:
     patterns = (files,) if isinstance(files, str) else tuple(files) if isinstance(files, Iterable) else ()
-    wanted = "Upload: files must be patterns relative to the folder of the split, such as ['checkpoints/*']"
+    wanted = f"{where} must be patterns relative to the folder of the split, such as ['checkpoints/*']"
     if not patterns or not all(isinstance(one, str) and one for one in patterns):
         raise ConfigurationError(f"{wanted}, not {files!r}")
     for one in patterns:

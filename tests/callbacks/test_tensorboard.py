@@ -77,7 +77,9 @@ def test_only_each_nth_batch_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["state", "event"])
-def test_a_resume_in_the_middle_of_an_accumulation_doubles_nothing_and_loses_nothing(tmp_path: Path, first: str) -> None:
+def test_a_resume_in_the_middle_of_an_accumulation_doubles_nothing_and_loses_nothing(
+    tmp_path: Path, first: str
+) -> None:
     before = TensorBoard(tmp_path)
     before.on_train_start()
     log_batches(before, range(1, 4))
