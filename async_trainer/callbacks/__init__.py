@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from async_trainer.callbacks.tensorboard import TensorBoard as TensorBoard
     from async_trainer.callbacks.training_checkpoint import TrainingCheckpoint as TrainingCheckpoint
     from async_trainer.callbacks.upload import Upload as Upload
+    from async_trainer.callbacks.wandb import WandB as WandB
+    from async_trainer.callbacks.webhook import Webhook as Webhook
 
 _HOMES = {
     "EarlyStopping": "async_trainer.callbacks.early_stopping",
@@ -28,6 +30,8 @@ _HOMES = {
     "TensorBoard": "async_trainer.callbacks.tensorboard",
     "TrainingCheckpoint": "async_trainer.callbacks.training_checkpoint",
     "Upload": "async_trainer.callbacks.upload",
+    "WandB": "async_trainer.callbacks.wandb",
+    "Webhook": "async_trainer.callbacks.webhook",
 }
 __all__ = sorted(_HOMES)
 

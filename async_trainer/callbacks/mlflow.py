@@ -244,9 +244,9 @@ class MLflow(ScalarLog):
         if self._outbox is None:
             return dict(self._loaded or {})
         self._outbox.send_soon()
-        state = {"counts": dict(self._counts), "pending": [tuple(one) for one in self._outbox.waiting]}
+        state: dict[str, Any] = {"counts": dict(self._counts), "pending": [tuple(one) for one in self._outbox.waiting]}
         if self._given_run is None and self.run_id is not None:
-            state["run_id"] = self.run_id  # type: ignore[assignment]
+            state["run_id"] = self.run_id
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

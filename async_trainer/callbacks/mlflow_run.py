@@ -22,13 +22,13 @@ T = TypeVar("T")
 
 
 class Point(NamedTuple):
-    """A value of a metric. ``index`` counts those of its key in the run, from 0."""
+    """A value of a metric. ``number`` counts those of its key in the run, from 0."""
 
     key: str
     value: float
     timestamp: int  # ms
     step: int
-    index: int
+    number: int
 
 
 class MLflowRun:
@@ -109,7 +109,7 @@ class MLflowRun:
         run_id = self.connect()
         if self._there is None:
             self._there = self._call(lambda store: _count(store, run_id))
-        new = [Metric(p.key, p.value, p.timestamp, p.step) for p in points if p.index >= self._there.get(p.key, 0)]
+        new = [Metric(p.key, p.value, p.timestamp, p.step) for p in points if p.number >= self._there.get(p.key, 0)]
         if new:
             self._call(lambda store: store.log_batch(run_id, new, [], []))
 
@@ -172,13 +172,13 @@ def _make_store(uri: str) -> Any:
     if type(store) is not RestStore:  # a database, a plugin's
         return store
 
-    class PromptStore(RestStore):  # type: ignore[misc]
+    class PromptStore(RestStore):
         def _call_endpoint(
             self, api: Any, json_body: Any = None, endpoint: Any = None, *_: Any, response_proto: Any = None, **__: Any
         ) -> Any:
             return _request(self, api, json_body, endpoint, response_proto)
 
-    return PromptStore(store.get_host_creds)
+    return PromptStore(store.get_host_creds)  # type: ignore[no-untyped-call]
 
 
 def _request(store: Any, api: Any, json_body: Any, endpoint: str | None, response_proto: Any) -> Any:
@@ -189,7 +189,7 @@ def _request(store: Any, api: Any, json_body: Any, endpoint: str | None, respons
     endpoint = endpoint or known
     body = json.loads(json_body) if json_body is not None else None
     given = {"params": body} if method == "GET" else {"json": body}
-    response = http_request(
+    response = http_request(  # type: ignore[no-untyped-call]
         store.get_host_creds(), endpoint, method,
         max_retries=0, timeout=REQUEST_SECONDS, raise_on_status=False, **given,
     )  # fmt: skip
@@ -203,5 +203,5 @@ def _request(store: Any, api: Any, json_body: Any, endpoint: str | None, respons
         )
     verify_rest_response(response, endpoint)
     message = response_proto or api.Response()
-    parse_dict(json.loads(response.text), message)
+    parse_dict(json.loads(response.text), message)  # type: ignore[no-untyped-call]
     return message
