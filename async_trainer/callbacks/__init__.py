@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from async_trainer.callbacks.mlflow import MLflow as MLflow
     from async_trainer.callbacks.model_checkpoint import ModelCheckpoint as ModelCheckpoint
     from async_trainer.callbacks.progress import Progress as Progress
+    from async_trainer.callbacks.prometheus import Prometheus as Prometheus
     from async_trainer.callbacks.tensorboard import TensorBoard as TensorBoard
     from async_trainer.callbacks.training_checkpoint import TrainingCheckpoint as TrainingCheckpoint
     from async_trainer.callbacks.upload import Upload as Upload
@@ -27,6 +28,7 @@ _HOMES = {
     "MetricsLog": "async_trainer.callbacks.metrics_log",
     "ModelCheckpoint": "async_trainer.callbacks.model_checkpoint",
     "Progress": "async_trainer.callbacks.progress",
+    "Prometheus": "async_trainer.callbacks.prometheus",
     "TensorBoard": "async_trainer.callbacks.tensorboard",
     "TrainingCheckpoint": "async_trainer.callbacks.training_checkpoint",
     "Upload": "async_trainer.callbacks.upload",
