@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from async_trainer.callbacks.checkpoint import Checkpoint as Checkpoint
     from async_trainer.callbacks.early_stopping import EarlyStopping as EarlyStopping
     from async_trainer.callbacks.figures import Figures as Figures
     from async_trainer.callbacks.lr_scheduler import LRScheduler as LRScheduler
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from async_trainer.callbacks.webhook import Webhook as Webhook
 
 _HOMES = {
+    "Checkpoint": "async_trainer.callbacks.checkpoint",
     "EarlyStopping": "async_trainer.callbacks.early_stopping",
     "Figures": "async_trainer.callbacks.figures",
     "LRScheduler": "async_trainer.callbacks.lr_scheduler",

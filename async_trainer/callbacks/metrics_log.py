@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from async_trainer.callback import Callback
+from async_trainer.callbacks.parquet_rows import SUFFIX, ParquetRows
 from async_trainer.callbacks.rows import FORMATS, RowFile
 from async_trainer.callbacks.scalars import batch_scalars, learning_rates, validation_scalars
 from async_trainer.errors import ConfigurationError
@@ -33,12 +35,15 @@ class MetricsLog(Callback):
         1,1,0,lr,0.1
         1,,100,validation/loss,0.512
 
+    As Parquet, a folder of files with the columns of the CSV, one for each segment of the training (10,000 values; what
+    came before a validation or a state of the callback), which pandas and others read as one table.
+
     ``step`` is the number of optimization steps made before. A loss that is a dict gives ``loss/<key>`` for each of its
     keys, and learning rates are told apart by optimizer (``lr/<optimizer>``) and group (``lr/<optimizer>/<group>``)
     where there are several. What is not finite is written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``
     in JSON, which has no such numbers, and as ``nan``, ``inf`` and ``-inf`` in CSV.
 
-    A row is in the file before its hook returns, and survives the end of the process, kill -9 included; it survives a
+    A row is (but for Parquet) in the file before its hook returns, and survives the end of the process, kill -9 included; it survives a
     power cut after at most a second of training, at each validation, and whenever the callback's state is taken. A
     reader that comes while a row is being written skips a last line that doesn't end in a newline. A training that
     starts replaces the file; one that is resumed cuts off what was written after the state that it goes on from.
@@ -46,7 +51,7 @@ class MetricsLog(Callback):
     It runs in the background unless wrapped in ``inline()``: on its lane's thread.
 
     Args:
-        path: a ``.jsonl`` or ``.csv`` file; its folders are made. Default: ``metrics.jsonl`` in the logs of the split
+        path: a ``.jsonl`` or ``.csv`` file, or a ``.parquet`` folder; its folders are made. Default: ``metrics.jsonl`` in the logs of the split
             that is trained. A path that is given is replaced by each training, so splits would replace each other's.
         every: write only each ``every``-th training batch, counted over the epochs (where a loader has no length, in
             each epoch anew); in the background the others cost nothing. Validations are all written.
@@ -61,13 +66,16 @@ class MetricsLog(Callback):
             if not isinstance(path, (str, os.PathLike)):
                 raise ConfigurationError(f"MetricsLog: path must be a path, or None, not {path!r}")
             path = Path(path).absolute()  # the working directory may change
-            if path.suffix not in FORMATS:
-                raise ConfigurationError(f"MetricsLog: path must end in {' or '.join(FORMATS)}, not {path.name!r}")
+            if path.suffix not in (*FORMATS, SUFFIX):
+                known = f"{', '.join(FORMATS)} or {SUFFIX}"
+                raise ConfigurationError(f"MetricsLog: path must end in {known}, not {path.name!r}")
+            if path.suffix == SUFFIX and find_spec("pyarrow") is None:
+                raise ConfigurationError("MetricsLog: Parquet needs pyarrow: pip install 'async_trainer[parquet]'")
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ConfigurationError(f"MetricsLog: every must be a whole number of batches, 1 or more, not {every!r}")
         self.path = path
         self.every = every
-        self._file: RowFile | None = None
+        self._file: RowFile | ParquetRows | None = None
         self._size = 0  # while no file is open: bytes of the last training, or as loaded
         self._is_loaded = False
         self._size_before = 0
@@ -105,7 +113,7 @@ class MetricsLog(Callback):
     def _open(self, path: Path, *, size: int | None) -> None:
         self._close()
         self._size, self._is_loaded = 0, False
-        self._file = RowFile(path, size=size)
+        self._file = (ParquetRows if path.suffix == SUFFIX else RowFile)(path, size=size)
 
     def _find(self, maps: Any, state: TrainerState | None) -> Path:
         if self.path is not None:
@@ -142,7 +150,7 @@ class MetricsLog(Callback):
         file.write({"epoch": state.current_epoch, "step": state.optim_step}, validation_scalars(metrics))
         file.sync()
 
-    def _begin(self, event: EventInfo | None) -> RowFile:
+    def _begin(self, event: EventInfo | None) -> RowFile | ParquetRows:
         """The file, as it was when this event came first: what a failed attempt wrote is cut off."""
         if self._file is None:
             raise RuntimeError("MetricsLog: no file is open: on_train_start or on_resume comes first")

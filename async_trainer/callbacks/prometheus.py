@@ -120,7 +120,9 @@ class Prometheus(ScalarLog):
         try:
             self._server = start_http_server(self._wanted_port, addr=self.host, registry=registry)
         except OSError as error:
-            raise OSError(error.errno, f"Prometheus: {self.host}:{self._wanted_port} can't be served: {error}") from error
+            raise OSError(
+                error.errno, f"Prometheus: {self.host}:{self._wanted_port} can't be served: {error}"
+            ) from error
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         """What is shown is the last, however often it comes."""

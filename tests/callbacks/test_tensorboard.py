@@ -55,6 +55,7 @@ def log_batches(log: TensorBoard, numbers: range) -> None:
         log.on_backward_step_start(state=at(number), loss=torch.tensor(float(number)), optimizers={"sgd": sgd()})
 
 
+@pytest.mark.slow
 def test_it_does_the_same_inline_and_in_the_background_and_after_a_resume() -> None:
     check_callback(lambda directory: TensorBoard(directory), read=points)
 
