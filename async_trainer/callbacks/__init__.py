@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from async_trainer.callbacks.checkpoint import Checkpoint as Checkpoint
     from async_trainer.callbacks.early_stopping import EarlyStopping as EarlyStopping
     from async_trainer.callbacks.figures import Figures as Figures
+    from async_trainer.callbacks.histograms import Histograms as Histograms
     from async_trainer.callbacks.lr_scheduler import LRScheduler as LRScheduler
     from async_trainer.callbacks.metrics_log import MetricsLog as MetricsLog
     from async_trainer.callbacks.mlflow import MLflow as MLflow
@@ -25,6 +26,7 @@ _HOMES = {
     "Checkpoint": "async_trainer.callbacks.checkpoint",
     "EarlyStopping": "async_trainer.callbacks.early_stopping",
     "Figures": "async_trainer.callbacks.figures",
+    "Histograms": "async_trainer.callbacks.histograms",
     "LRScheduler": "async_trainer.callbacks.lr_scheduler",
     "MLflow": "async_trainer.callbacks.mlflow",
     "MetricsLog": "async_trainer.callbacks.metrics_log",

@@ -43,7 +43,7 @@ class MetricsLog(Callback):
     where there are several. What is not finite is written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``
     in JSON, which has no such numbers, and as ``nan``, ``inf`` and ``-inf`` in CSV.
 
-    A row is (but for Parquet) in the file before its hook returns, and survives the end of the process, kill -9 included; it survives a
+    A row is (but for Parquet) in the file before its hook returns, and survives kill -9 of the process; it survives a
     power cut after at most a second of training, at each validation, and whenever the callback's state is taken. A
     reader that comes while a row is being written skips a last line that doesn't end in a newline. A training that
     starts replaces the file; one that is resumed cuts off what was written after the state that it goes on from.
@@ -51,8 +51,9 @@ class MetricsLog(Callback):
     It runs in the background unless wrapped in ``inline()``: on its lane's thread.
 
     Args:
-        path: a ``.jsonl`` or ``.csv`` file, or a ``.parquet`` folder; its folders are made. Default: ``metrics.jsonl`` in the logs of the split
-            that is trained. A path that is given is replaced by each training, so splits would replace each other's.
+        path: a ``.jsonl`` or ``.csv`` file, or a ``.parquet`` folder; made if need be. Default: ``metrics.jsonl`` in
+            the logs of the split that is trained. A path that is given is replaced by each training, so splits would
+            replace each other's.
         every: write only each ``every``-th training batch, counted over the epochs (where a loader has no length, in
             each epoch anew); in the background the others cost nothing. Validations are all written.
 
