@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.optim import Optimizer
-
 from async_trainer.callback import Callback
+from async_trainer.callbacks.parquet_rows import SUFFIX, ParquetRows
 from async_trainer.callbacks.rows import FORMATS, RowFile
-from async_trainer.callbacks.values import metric_values
+from async_trainer.callbacks.scalars import batch_scalars, learning_rates, validation_scalars
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
 if TYPE_CHECKING:
     from async_trainer.routes import EventInfo
-
-
-def learning_rates(optimizers: Mapping[str, Any] | None) -> dict[str, float | Tensor]:
-    """``lr``; ``lr/<optimizer>`` where there are several; ``lr/<optimizer>/<group>`` where one has several groups.
-
-    Args:
-        optimizers: by name; or what this function has returned for them.
-    """
-    rates: dict[str, float | Tensor] = {}
-    for name, optimizer in (optimizers or {}).items():
-        if not isinstance(optimizer, Optimizer):
-            rates[name] = optimizer
-            continue
-        single = "lr" if len(optimizers or ()) == 1 else f"lr/{name}"
-        groups = optimizer.param_groups
-        for number, group in enumerate(groups):
-            rates[single if len(groups) == 1 else f"lr/{name}/{number}"] = group["lr"]
-    return rates
 
 
 class MetricsLog(Callback):
@@ -54,12 +35,15 @@ class MetricsLog(Callback):
         1,1,0,lr,0.1
         1,,100,validation/loss,0.512
 
+    As Parquet, a folder of files with the columns of the CSV, one for each segment of the training (10,000 values; what
+    came before a validation or a state of the callback), which pandas and others read as one table.
+
     ``step`` is the number of optimization steps made before. A loss that is a dict gives ``loss/<key>`` for each of its
     keys, and learning rates are told apart by optimizer (``lr/<optimizer>``) and group (``lr/<optimizer>/<group>``)
     where there are several. What is not finite is written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``
     in JSON, which has no such numbers, and as ``nan``, ``inf`` and ``-inf`` in CSV.
 
-    A row is in the file before its hook returns, and survives the end of the process, kill -9 included; it survives a
+    A row is (but for Parquet) in the file before its hook returns, and survives kill -9 of the process; it survives a
     power cut after at most a second of training, at each validation, and whenever the callback's state is taken. A
     reader that comes while a row is being written skips a last line that doesn't end in a newline. A training that
     starts replaces the file; one that is resumed cuts off what was written after the state that it goes on from.
@@ -67,8 +51,9 @@ class MetricsLog(Callback):
     It runs in the background unless wrapped in ``inline()``: on its lane's thread.
 
     Args:
-        path: a ``.jsonl`` or ``.csv`` file; its folders are made. Default: ``metrics.jsonl`` in the logs of the split
-            that is trained. A path that is given is replaced by each training, so splits would replace each other's.
+        path: a ``.jsonl`` or ``.csv`` file, or a ``.parquet`` folder; made if need be. Default: ``metrics.jsonl`` in
+            the logs of the split that is trained. A path that is given is replaced by each training, so splits would
+            replace each other's.
         every: write only each ``every``-th training batch, counted over the epochs (where a loader has no length, in
             each epoch anew); in the background the others cost nothing. Validations are all written.
 
@@ -82,13 +67,16 @@ class MetricsLog(Callback):
             if not isinstance(path, (str, os.PathLike)):
                 raise ConfigurationError(f"MetricsLog: path must be a path, or None, not {path!r}")
             path = Path(path).absolute()  # the working directory may change
-            if path.suffix not in FORMATS:
-                raise ConfigurationError(f"MetricsLog: path must end in {' or '.join(FORMATS)}, not {path.name!r}")
+            if path.suffix not in (*FORMATS, SUFFIX):
+                known = f"{', '.join(FORMATS)} or {SUFFIX}"
+                raise ConfigurationError(f"MetricsLog: path must end in {known}, not {path.name!r}")
+            if path.suffix == SUFFIX and find_spec("pyarrow") is None:
+                raise ConfigurationError("MetricsLog: Parquet needs pyarrow: pip install 'async_trainer[parquet]'")
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ConfigurationError(f"MetricsLog: every must be a whole number of batches, 1 or more, not {every!r}")
         self.path = path
         self.every = every
-        self._file = RowFile(path)
+        self._file = ParquetRows(path) if path is not None and path.suffix == SUFFIX else RowFile(path)
 
     def __repr__(self) -> str:
         return f"<MetricsLog: {self._file.path}>"
@@ -144,8 +132,7 @@ class MetricsLog(Callback):
         if not self.wants(state=state):
             return
         self._file.begin(event)
-        losses = {f"loss/{key}": value for key, value in loss.items()} if isinstance(loss, Mapping) else {"loss": loss}
-        values = {name: _number(name, value) for name, value in {**losses, **learning_rates(optimizers)}.items()}
+        values = batch_scalars(loss, optimizers, "MetricsLog")
         place = {"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}
         self._file.write_row(place, values)
 
@@ -154,8 +141,7 @@ class MetricsLog(Callback):
     ) -> None:
         """Write the row of a validation."""
         self._file.begin(event)
-        values = {f"validation/{name}": value for name, value in metric_values(metrics).items()}
-        self._file.write_row({"epoch": state.current_epoch, "step": state.optim_step}, values)
+        self._file.write_row({"epoch": state.current_epoch, "step": state.optim_step}, validation_scalars(metrics))
         self._file.sync()
 
     def on_train_end(self, **kwargs: Any) -> None:
@@ -177,11 +163,3 @@ class MetricsLog(Callback):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Cut the file back to the state: at once, or when :meth:`on_resume` opens it."""
         self._file.load_state_dict(state_dict)
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value.item() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"MetricsLog: {name} must be a number, or a tensor of one, not {shape}") from error

@@ -160,7 +160,7 @@ class ModelCheckpoint(Callback):
 
     def _save(self, name: str, model: nn.Module, maps: Any, state: TrainerState, metrics: Mapping[str, float]) -> None:
         about = {"epoch": state.current_epoch, "optim_step": state.optim_step, "metrics": dict(metrics)}
-        save_weights(self._folder(maps, state) / f"{name}.{self.format}", _unwrapped(model).state_dict(), about)
+        save_weights(self._folder(maps, state) / f"{name}.{self.format}", unwrapped(model).state_dict(), about)
 
     def _folder(self, maps: Any, state: TrainerState | None) -> Path:
         if self.folder is not None:
@@ -191,7 +191,7 @@ class ModelCheckpoint(Callback):
         self._best = (state_dict["best"], state_dict["best_epoch"]) if "best" in state_dict else None
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The module itself, as a background hook gets it: without DataParallel or compile around it."""
     while True:
         if isinstance(model, (DataParallel, DistributedDataParallel)):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
+from async_trainer.callbacks.secrets import option_secrets, redacted, shown, url_secrets
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.suggest import suggestion
 
 _WHOLE_WHEN_COMPLETE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "hf"})
 """An object appears there, or changes, when its upload is complete; so their documentation says."""
-_USER = re.compile(r"(?<=//)(?:\S*:\S*|[^/\s@]+)@")  # a key may hold a slash, though it should be quoted
-_OPEN = ("url", "endpoint", "region", "host", "protocol")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 _numbers = itertools.count()
@@ -46,12 +44,12 @@ class ObjectStore:
         self.url = url if "://" in url else str(Path(url).absolute())
         self.options = dict(options)
         _check_protocol(self.protocol, str(self))
-        self._secrets = sorted({*_url_secrets(self.url), *_option_secrets("", self.options)}, key=len, reverse=True)
+        self._secrets = sorted({*url_secrets(self.url), *option_secrets("", self.options)})
         self._filesystem: Any = None
         self._root = ""
 
     def __str__(self) -> str:
-        return _USER.sub("***@", self.url).partition("?")[0]
+        return shown(self.url)
 
     def __repr__(self) -> str:
         return f"<ObjectStore {self}>"
@@ -104,7 +102,7 @@ class ObjectStore:
             action(filesystem, f"{self._root}/{name}" if self._root else name)
             return
         except Exception as error:
-            text = self._redacted(f"{type(error).__name__}: {error}")
+            text = redacted(f"{type(error).__name__}: {error}", self._secrets)
             # A cause would bring its own text, and what it was called with, into each log.
             cause = None if self._secrets else error
         raise UploadError(f"{name} could not be uploaded to {self}: {text}") from cause
@@ -118,11 +116,6 @@ class ObjectStore:
             self._filesystem, root = url_to_fs(self.url, **self.options)
             self._root = root.rstrip("/")
         return self._filesystem
-
-    def _redacted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return _USER.sub("***@", text)
 
 
 def _write(filesystem: Any, path: str, content: bytes, local: bool) -> None:
@@ -147,32 +140,15 @@ def _move_into_place(filesystem: Any, path: str, put: Callable[[str, Any], Any],
         raise
 
 
-def _check_protocol(protocol: str, shown: str) -> None:
+def _check_protocol(protocol: str, url: str) -> None:
     from fsspec.registry import known_implementations, registry  # type: ignore[import-untyped]
 
     if protocol in registry:
         return
     if protocol not in known_implementations:
         hint = suggestion(protocol, known_implementations)
-        raise ConfigurationError(f"Upload: url={shown!r}: fsspec knows no protocol {protocol!r}{hint}")
+        raise ConfigurationError(f"Upload: url={url!r}: fsspec knows no protocol {protocol!r}{hint}")
     library = known_implementations[protocol]["class"].partition(".")[0]
     if find_spec(library) is None:
         remedy = f"async_trainer[{_EXTRAS[protocol]}]" if protocol in _EXTRAS else library
-        raise ConfigurationError(f"Upload: url={shown!r} needs {library}: pip install '{remedy}'")
-
-
-def _url_secrets(url: str) -> Iterator[str]:
-    found = _USER.search(url)
-    user = found[0][:-1] if found else ""
-    for secret in (user, *user.split(":"), *(value for _, value in parse_qsl(urlsplit(url).query))):
-        if len(secret) > 2:
-            yield secret
-            yield unquote(secret)
-
-
-def _option_secrets(key: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for inner, item in value.items():
-            yield from _option_secrets(str(inner), item)
-    elif isinstance(value, str) and len(value) >= 4 and not any(word in key for word in _OPEN):
-        yield value
+        raise ConfigurationError(f"Upload: url={url!r} needs {library}: pip install '{remedy}'")

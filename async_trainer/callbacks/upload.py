@@ -77,7 +77,7 @@ class Upload(Callback):
             )
         if options is not None and not isinstance(options, Mapping):
             raise ConfigurationError(f"Upload: options must be a dict for fsspec, not {type(options).__name__}")
-        self.files = _check_patterns(files)
+        self.files = check_patterns(files)
         self.folder = given_folder(self, folder)
         self.store = ObjectStore(url, options or {})
         self._home = f".upload-{hashlib.sha256(str(self.store).encode()).hexdigest()[:8]}"
@@ -141,7 +141,7 @@ class Upload(Callback):
             self._upload_all(maps, state, callbacks)
 
     def _upload_all(self, maps: Any, state: TrainerState, callbacks: Any) -> None:
-        late = _wait_for(callbacks)
+        late = wait_for(callbacks)
         self._stage(maps, state)  # of what was written in the background since the event
         self._upload(maps, state)
         if late:
@@ -242,7 +242,7 @@ def cut(callbacks: Any) -> Barrier | None:
     return barrier
 
 
-def _wait_for(callbacks: Any) -> list[str]:
+def wait_for(callbacks: Any) -> list[str]:
     """Wait until the other callbacks have handled what came before; returns the lanes that have not."""
     if isinstance(callbacks, Barrier):
         # As a task it must not hold up the loop, on which others may have to finish: another attempt comes later.
@@ -267,9 +267,9 @@ def _is_training(state: Any) -> bool:
     return getattr(state, "called", None) not in ("validate", "test")
 
 
-def _check_patterns(files: Any) -> tuple[str, ...]:
+def check_patterns(files: Any, where: str = "Upload: files") -> tuple[str, ...]:
     patterns = (files,) if isinstance(files, str) else tuple(files) if isinstance(files, Iterable) else ()
-    wanted = "Upload: files must be patterns relative to the folder of the split, such as ['checkpoints/*']"
+    wanted = f"{where} must be patterns relative to the folder of the split, such as ['checkpoints/*']"
     if not patterns or not all(isinstance(one, str) and one for one in patterns):
         raise ConfigurationError(f"{wanted}, not {files!r}")
     for one in patterns:

@@ -1,0 +1,104 @@
+"""Histograms: how weights and gradients are distributed, as TensorBoard shows them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from async_trainer.callbacks.event_log import EventLog
+from async_trainer.callbacks.model_checkpoint import unwrapped
+from async_trainer.errors import ConfigurationError
+from async_trainer.snapshot.gradients import with_gradients
+from async_trainer.suggest import refuse_unknown_options
+from async_trainer.train.state import TrainerState
+
+if TYPE_CHECKING:
+    from async_trainer.routes import EventInfo
+
+
+class Histograms(EventLog):
+    """Writes histograms of all weights, and of their gradients, every so many optimization steps, for TensorBoard.
+
+    The tags are ``weights/<name>`` and ``gradients/<name>``. They are taken when the gradients of a step are whole,
+    before they are clipped; the step is that of the optimization step that they are for, counted from 1. What is not
+    finite is left out, and counted in ``nonfinite/weights/<name>``, ``nonfinite/gradients/<name>``, where there is any.
+
+    The loop pays a copy of the model each time; the rest is done in the background, on its lane's thread, unless it is
+    wrapped in ``inline()``. The files are as those of :class:`TensorBoard`: replaced at a start, cut back at a resume.
+
+    Args:
+        folder: made if need be, and no other callback's. Default: ``tensorboard-histograms`` in the logs of the split.
+        every: of optimization steps.
+        bins: of each histogram.
+        gradients: whether to write those of the gradients too.
+
+    Raises:
+        ConfigurationError: an argument that can't work; tensorboard is not installed. At the start of a training: no
+            folder is given, and the run has no maps.
+    """
+
+    place: ClassVar[str] = "tensorboard-histograms"
+
+    @refuse_unknown_options
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        every: int = 100,
+        bins: int = 64,
+        gradients: bool = True,
+    ) -> None:
+        super().__init__(folder)
+        for option, value in (("every", every), ("bins", bins)):
+            if type(value) is not int or value < 1:
+                raise ConfigurationError(f"Histograms: {option} must be a whole number, 1 or more, not {value!r}")
+        self.every = every
+        self.bins = bins
+        self.gradients = gradients
+
+    @property
+    def background(self) -> Mapping[str, Any]:  # type: ignore[override]  # each instance has its own ``when``
+        """In the background by default; what can't be written is raised at the end."""
+        return {
+            "on_error": "raise_at_end",
+            "when": {"on_optimization_step_start": self._is_due},
+            "select": {"model": with_gradients} if self.gradients else None,
+        }
+
+    def _is_due(self, *, state: TrainerState, **live: Any) -> bool:
+        return (state.optim_step + 1) % self.every == 0
+
+    def on_optimization_step_start(
+        self, *, model: nn.Module, state: TrainerState, maps: Any = None, event: EventInfo | None = None
+    ) -> None:
+        """Write the histograms of a step."""
+        if not self._is_due(state=state):
+            return
+        self._begin(maps, state, event)
+        assert self._files is not None
+        for name, parameter in unwrapped(model).named_parameters():
+            self._write(f"weights/{name}", parameter.detach(), state.optim_step + 1)
+            if self.gradients and parameter.grad is not None:
+                self._write(f"gradients/{name}", parameter.grad, state.optim_step + 1)
+
+    def _write(self, tag: str, tensor: Tensor, step: int) -> None:
+        from torch.utils.tensorboard.summary import histogram_raw
+
+        assert self._files is not None
+        values = (tensor.to_dense() if tensor.is_sparse else tensor).double().cpu().numpy().ravel()
+        finite = values[np.isfinite(values)]
+        if finite.size < values.size:
+            self._files.write_scalars({f"nonfinite/{tag}": float(values.size - finite.size)}, step)
+        if finite.size:
+            counts, edges = np.histogram(finite, bins=self.bins)
+            self._files.write(
+                histogram_raw(  # type: ignore[no-untyped-call]
+                    tag, float(finite.min()), float(finite.max()), finite.size, float(finite.sum()),
+                    float(np.square(finite).sum()), edges[1:].tolist(), counts.tolist(),
+                ),
+                step,
+            )  # fmt: skip

@@ -1,0 +1,261 @@
+"""MLflow: a run on a tracking server, with its parameters, metrics, files and model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point
+from async_trainer.callbacks.model_checkpoint import unwrapped
+from async_trainer.callbacks.outbox import Outbox, SinkError
+from async_trainer.callbacks.run_folder import split_folder
+from async_trainer.callbacks.scalars import ScalarLog
+from async_trainer.callbacks.secrets import shown
+from async_trainer.callbacks.upload import check_patterns, cut, wait_for
+from async_trainer.errors import ConfigurationError
+from async_trainer.suggest import refuse_unknown_options
+from async_trainer.train.state import TrainerState
+
+if TYPE_CHECKING:
+    from async_trainer.routes import EventInfo
+
+LIMIT = 50_000
+"""Values that wait for a server that is away, at most."""
+
+
+class MLflow(ScalarLog):
+    """Logs a training to MLflow: the loss and learning rate of batches, the metrics of validations, the settings as
+    parameters; at the end its files and its model, if wanted.
+
+    The names are those of :class:`TensorBoard`: ``loss``, ``lr``, ``validation/<metric>``; so are the steps. Parameters
+    are the fields of the run's ``OptimizationConfig`` and ``ComputationalConfig``, and yours.
+
+    Values are sent each second or so. While the server refuses connections, hangs, answers 429 or 500, or a token has
+    expired, they wait in memory (50,000 of them; beyond, the oldest are dropped), and are sent when it is back. At the
+    end all that waits is sent; what could not be, is counted, and raised at the end. A run that is resumed goes on in
+    the same MLflow run: what was logged after the state that it goes on from is not logged again (on a server or in a
+    database: where one file holds each metric, a request whose answer was lost may be there twice). MLflow's own
+    environment variables are heeded (``MLFLOW_TRACKING_TOKEN``, which is never kept), but for its retries.
+
+    It runs in the background unless wrapped in ``inline()``: on its lane's thread.
+
+    Args:
+        tracking_uri: ``http://host:5000``, ``sqlite:///mlflow.db``. Credentials in it are never shown. Default:
+            MLflow's own (``MLFLOW_TRACKING_URI``).
+        experiment: its name; made if need be.
+        run_name: default: MLflow makes one up.
+        run_id: log to this run, which is there already.
+        params: further parameters.
+        artifacts: patterns of files in the folder of the split (``["checkpoints/*"]``), which are uploaded at the end
+            of the training, when the other callbacks have written theirs. Not in a process of its own.
+        log_model: log the model as it is at the end, for ``mlflow.pytorch.load_model(f"runs:/{run_id}/model")``. It is
+            pickled.
+        every: log only each ``every``-th training batch. Validations are all logged.
+
+    Raises:
+        ConfigurationError: an argument that can't work; mlflow (or mlflow-skinny) is not installed. At the start of a
+            training: there are artifacts to log, and the run has no maps.
+    """
+
+    @refuse_unknown_options
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        *,
+        experiment: str = "Default",
+        run_name: str | None = None,
+        run_id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        artifacts: Iterable[str] = (),
+        log_model: bool = False,
+        every: int = 1,
+    ) -> None:
+        super().__init__(every)
+        if find_spec("mlflow") is None:
+            raise ConfigurationError("MLflow needs mlflow: pip install 'async_trainer[mlflow]'")
+        for option, value in (("tracking_uri", tracking_uri), ("run_name", run_name), ("run_id", run_id)):
+            if value is not None and not (isinstance(value, str) and value):
+                raise ConfigurationError(f"MLflow: {option} must be a str, or None, not {type(value).__name__}")
+        if not isinstance(experiment, str) or not experiment:
+            raise ConfigurationError(f"MLflow: experiment must be a name, not {experiment!r}")
+        if params is not None and not isinstance(params, Mapping):
+            raise ConfigurationError(f"MLflow: params must be a dict, not {type(params).__name__}")
+        self.tracking_uri = tracking_uri
+        self.experiment = experiment
+        self.run_name = run_name
+        self.params = dict(params or {})
+        self.artifacts = check_patterns(artifacts, "MLflow: artifacts") if artifacts else ()
+        self.log_model = log_model
+        self._given_run = run_id
+        self._run: MLflowRun | None = None
+        self._outbox: Outbox | None = None
+        self._counts: dict[str, int] = {}  # values of each metric so far
+        self._loaded: Mapping[str, Any] | None = None
+        self._settings: dict[str, Any] | None = None  # parameters that are still to be logged
+
+    def __repr__(self) -> str:
+        where = shown(self.tracking_uri) if self.tracking_uri is not None else None
+        return f"MLflow({where!r}, experiment={self.experiment!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_run": None, "_outbox": None}
+
+    @property
+    def background(self) -> Mapping[str, Any]:  # type: ignore[override]  # each instance has its own
+        """In the background by default: the end is tried five times more, then raised."""
+        options = dict(super().background)
+        select = {**options["select"], "callbacks": cut if self.artifacts else None}
+        if not self.log_model:
+            select["model"] = None
+        return {**options, "select": select, "retries": 5, "backoff": 1.0}
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the run that is logged to; None: it is not there yet."""
+        return self._run.run_id if self._run is not None else (self._loaded or {}).get("run_id", self._given_run)
+
+    def check_training(self, **arguments: Any) -> None:
+        """Refuse a training without a folder of artifacts."""
+        if self.artifacts:
+            split_folder(self, arguments.get("maps"), arguments.get("state"))
+
+    def on_train_start(self, *, optimization: Any = None, computational: Any = None, **kwargs: Any) -> None:
+        """Begin a run."""
+        self._loaded = None
+        self._open({})
+        self._settings = {**_fields("optimization", optimization), **_fields("computational", computational)}
+        self._settings |= self.params
+        self._send_soon()
+
+    def on_resume(self, **kwargs: Any) -> None:
+        """Go on with the run, from :meth:`load_state_dict`, before or after this."""
+        self._open(self._loaded or {})
+        self._send_soon()
+
+    def _open(self, state: Mapping[str, Any]) -> None:
+        self._counts = dict(state.get("counts", {}))
+        run = MLflowRun(
+            self.tracking_uri, state.get("run_id", self._given_run), self.experiment, self.run_name,
+            {"mlflow.source.name": "async_trainer"},
+        )  # fmt: skip
+        self._run = run
+        self._outbox = Outbox("MLflow", run.send, batch=BATCH, limit=LIMIT)
+        self._outbox.add(Point(*one) for one in state.get("pending", ()))
+
+    def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
+        if self._outbox is None:
+            if self._loaded is None:
+                raise RuntimeError("MLflow: no run is open: on_train_start or on_resume comes first")
+            self._open(self._loaded)
+
+    def _log(self, state: TrainerState, values: Mapping[str, float], *, batch: bool) -> None:
+        assert self._outbox is not None
+        now, step = int(time.time() * 1000), state.optim_step + batch
+        points = []
+        for key, value in values.items():
+            index = self._counts.get(key, 0)
+            self._counts[key] = index + 1
+            points.append(Point(key, value, now, step, index))
+        self._outbox.add(points)
+        self._outbox.send_due()
+
+    def _settle(self) -> None:
+        self._send_soon()
+
+    def _send_soon(self) -> None:
+        """What fails waits: an event whose values wait has not failed."""
+        assert self._outbox is not None
+        self._outbox.send_soon()
+        if self._settings and self._run is not None and self._run.run_id is not None:
+            try:
+                self._log_settings()
+            except SinkError:  # with the next, or at the end
+                pass
+
+    def _log_settings(self) -> None:
+        if self._settings and self._run is not None:
+            self._run.log_params(self._settings)
+        self._settings = None
+
+    def on_train_end(
+        self, *, maps: Any = None, state: TrainerState | None = None, model: Any = None, callbacks: Any = None
+    ) -> None:
+        """Send all that waits, the files, the model; the run has finished."""
+        if self._outbox is None or self._run is None:
+            return
+        self._outbox.send_all()
+        self._log_settings()
+        if self.artifacts:
+            late = wait_for(callbacks)
+            if late:
+                raise SinkError(f"MLflow: other callbacks still write what is to be logged: {', '.join(late)}")
+            self._run.log_files(self._files(split_folder(self, maps, state).path))
+        if self.log_model and model is not None:
+            self._log_model(model)
+        self._run.set_status("FINISHED")
+        self._close()
+
+    def on_exception(self, *, exception: Any = None) -> None:
+        """Send all that waits; the run has failed, or was killed."""
+        if self._outbox is None or self._run is None:  # of a validation, say
+            return
+        self._outbox.send_all()
+        self._log_settings()
+        self._run.set_status("KILLED" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "FAILED")
+        self._close()
+
+    def _close(self) -> None:
+        outbox, self._loaded = self._outbox, self.state_dict()
+        self._outbox = None
+        if outbox is not None:
+            outbox.check_complete()
+
+    def _files(self, folder: Path) -> Iterator[tuple[Path, str]]:
+        for path in sorted({path for pattern in self.artifacts for path in folder.glob(pattern) if path.is_file()}):
+            inside = path.relative_to(folder)
+            if not any(part.startswith(".") for part in inside.parts):
+                yield path, inside.parent.as_posix().removeprefix(".")
+
+    def _log_model(self, model: nn.Module) -> None:
+        import inspect
+
+        import mlflow.pytorch
+        import torch
+
+        pickled = "serialization_format" in inspect.signature(mlflow.pytorch.save_model).parameters
+        with TemporaryDirectory() as folder:
+            # Its requirements are named: else a process of its own would import it all to find them.
+            mlflow.pytorch.save_model(
+                unwrapped(model), f"{folder}/model", pip_requirements=[f"torch=={torch.__version__}"],
+                **({"serialization_format": "pickle"} if pickled else {}),
+            )  # fmt: skip
+            assert self._run is not None
+            self._run.log_folder(Path(folder) / "model", "model")
+
+    def state_dict(self) -> dict[str, Any]:
+        """``counts``: values of each metric so far; ``pending``: those that the server has not taken yet; ``run_id``,
+        unless it was given."""
+        if self._outbox is None:
+            return dict(self._loaded or {})
+        self._outbox.send_soon()
+        state: dict[str, Any] = {"counts": dict(self._counts), "pending": [tuple(one) for one in self._outbox.waiting]}
+        if self._given_run is None and self.run_id is not None:
+            state["run_id"] = self.run_id
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from the state, at once or in :meth:`on_resume`."""
+        self._loaded = dict(state_dict)
+        if self._outbox is not None:
+            self._open(self._loaded)
+
+
+def _fields(name: str, config: Any) -> dict[str, Any]:
+    fields = config.to_dict() if hasattr(config, "to_dict") else {}
+    return {f"{name}/{key}": value for key, value in fields.items()}

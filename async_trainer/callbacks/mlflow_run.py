@@ -1,0 +1,207 @@
+"""A run on an MLflow server: MLflow's own client, but each request is tried once, and for seconds only."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from async_trainer.callbacks.outbox import SinkError
+from async_trainer.callbacks.secrets import redacted, url_secrets
+
+REQUEST_SECONDS = 10.0
+BATCH = 500
+"""Rows in one request: the server takes 1,000 metrics."""
+_PARAM_LENGTH = 6000
+_AWAY = {401, 403, 404, 408, 409, 425, 429}  # of the 4xx: what may be otherwise later
+
+T = TypeVar("T")
+
+
+class Point(NamedTuple):
+    """A value of a metric. ``number`` counts those of its key in the run, from 0."""
+
+    key: str
+    value: float
+    timestamp: int  # ms
+    step: int
+    number: int
+
+
+class MLflowRun:
+    """Creates a run, or goes on with one, and sends to it. Any one thread; requests are made where it is called.
+
+    The client tries a request that fails eight times, for minutes: here the lane's outbox does that.
+
+    Args:
+        tracking_uri: None: where MLflow itself would log to.
+        run_id: of a run that is there; None: one is created at the first request.
+        experiment, run_name, tags: of a run that is created.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None,
+        run_id: str | None,
+        experiment: str,
+        run_name: str | None,
+        tags: Mapping[str, str],
+    ) -> None:
+        import mlflow
+
+        self.uri: str = tracking_uri if tracking_uri is not None else mlflow.get_tracking_uri()
+        self.run_id = run_id
+        self.experiment = experiment
+        self.run_name = run_name
+        self.tags = dict(tags)
+        self.started = int(time.time() * 1000)
+        self._secrets = [*url_secrets(self.uri)]
+        self._store: Any = None
+        self._there: dict[str, int] | None = None if run_id is not None else {}
+
+    def _call(self, function: Callable[[Any], T]) -> T:
+        """What ``function`` returns, given the store.
+
+        Raises:
+            SinkError: it fails; without credentials, and without a cause, which would show them.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._store is None:
+                self._store = _make_store(self.uri)
+            return function(self._store)
+        except SinkError as error:
+            text, after, final = str(error), error.retry_after, error.final
+        except MlflowException as error:
+            text, after, final = str(error), None, error.error_code == "INVALID_PARAMETER_VALUE"
+        except Exception as error:  # of requests, of a database
+            text, after, final = f"{type(error).__name__}: {error}", None, False
+        raise SinkError(redacted(f"MLflow: {text}", self._secrets), retry_after=after, final=final)
+
+    def connect(self) -> str:
+        """Have the run; returns its id."""
+        if self.run_id is None:
+            self.run_id = self._call(self._create)
+        return self.run_id
+
+    def _create(self, store: Any) -> str:
+        from mlflow.entities import RunTag
+
+        experiment = store.get_experiment_by_name(self.experiment)
+        number = store.create_experiment(self.experiment, None, []) if experiment is None else experiment.experiment_id
+        tags = [RunTag(key, value) for key, value in self.tags.items()]
+        run = store.create_run(number, _user(), self.started, tags, self.run_name)
+        run_id: str = run.info.run_id
+        return run_id
+
+    def send(self, points: list[Point]) -> None:
+        """Log metrics. Those that the run has are left out: it was gone on with from an earlier state.
+
+        Raises:
+            SinkError: the server has not taken them, as far as we know. The same again do no harm.
+        """
+        from mlflow.entities import Metric
+
+        run_id = self.connect()
+        if self._there is None:
+            self._there = self._call(lambda store: _count(store, run_id))
+        new = [Metric(p.key, p.value, p.timestamp, p.step) for p in points if p.number >= self._there.get(p.key, 0)]
+        if new:
+            self._call(lambda store: store.log_batch(run_id, new, [], []))
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log those parameters that the run lacks: they can't be changed."""
+        from mlflow.entities import Param
+
+        run_id = self.connect()
+        known = self._call(lambda store: store.get_run(run_id)).data.params
+        new = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in params.items() if key not in known]
+        for start in range(0, len(new), 100):  # the server takes that many
+            part = new[start : start + 100]
+            self._call(lambda store, part=part: store.log_batch(run_id, [], part, []))  # type: ignore[misc]
+
+    def log_files(self, files: Iterable[tuple[Path, str]]) -> None:
+        """Upload files, each with the folder in the run's artifacts that it goes to."""
+        from mlflow import MlflowClient
+
+        client, run_id = MlflowClient(self.uri), self.connect()
+        for path, folder in files:
+            self._call(lambda _, path=path, folder=folder: client.log_artifact(run_id, str(path), folder or None))  # type: ignore[misc]
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Upload a folder as ``name`` in the run's artifacts."""
+        from mlflow import MlflowClient
+
+        client, run_id = MlflowClient(self.uri), self.connect()
+        self._call(lambda _: client.log_artifacts(run_id, str(folder), name))
+
+    def set_status(self, status: str) -> None:
+        """``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        from mlflow.entities import RunStatus
+
+        run_id, number = self.connect(), RunStatus.from_string(status)
+        end = None if status == "RUNNING" else int(time.time() * 1000)
+        self._call(lambda store: store.update_run_info(run_id, number, end, None))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container: no such user
+        return "unknown"
+
+
+def _count(store: Any, run_id: str) -> dict[str, int]:
+    """How many values of each metric a run has."""
+    counts = {}
+    for key in store.get_run(run_id).data.metrics:
+        counts[key] = len(store.get_metric_history(run_id, key))
+    return counts
+
+
+def _make_store(uri: str) -> Any:
+    """The store of a tracking URI; one over HTTP as we want it."""
+    from mlflow import MlflowClient
+    from mlflow.store.tracking.rest_store import RestStore
+
+    store = MlflowClient(uri)._tracking_client.store
+    if type(store) is not RestStore:  # a database, a plugin's
+        return store
+
+    class PromptStore(RestStore):
+        def _call_endpoint(
+            self, api: Any, json_body: Any = None, endpoint: Any = None, *_: Any, response_proto: Any = None, **__: Any
+        ) -> Any:
+            return _request(self, api, json_body, endpoint, response_proto)
+
+    return PromptStore(store.get_host_creds)  # type: ignore[no-untyped-call]
+
+
+def _request(store: Any, api: Any, json_body: Any, endpoint: str | None, response_proto: Any) -> Any:
+    from mlflow.utils.proto_json_utils import parse_dict
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    known, method = store._METHOD_TO_INFO[api]
+    endpoint = endpoint or known
+    body = json.loads(json_body) if json_body is not None else None
+    given = {"params": body} if method == "GET" else {"json": body}
+    response = http_request(  # type: ignore[no-untyped-call]
+        store.get_host_creds(), endpoint, method,
+        max_retries=0, timeout=REQUEST_SECONDS, raise_on_status=False, **given,
+    )  # fmt: skip
+    if response.status_code >= 500 or response.status_code in _AWAY:
+        if response.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
+            verify_rest_response(response, endpoint)
+        after = response.headers.get("Retry-After", "")
+        raise SinkError(
+            f"the server answers {response.status_code} {response.reason}",
+            retry_after=float(after) if after.isdigit() else None,
+        )
+    verify_rest_response(response, endpoint)
+    message = response_proto or api.Response()
+    parse_dict(json.loads(response.text), message)  # type: ignore[no-untyped-call]
+    return message

@@ -1,0 +1,95 @@
+"""Servers on 127.0.0.1 that misbehave as they are told to."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+Answer = tuple[int, Mapping[str, str], bytes]
+
+
+class Server:
+    """Answers each request with what ``answer(method, path, headers, body)`` says; None: it hangs until the end.
+
+    Attributes:
+        url: where it is.
+        requests: method, path, headers and body of each, in the order that they came.
+    """
+
+    def __init__(self, answer: Callable[[str, str, Mapping[str, str], bytes], Answer | None]) -> None:
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.over = threading.Event()
+        self._came = threading.Condition()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_all(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = dict(self.headers.items())
+                with server._came:
+                    server.requests.append((self.command, self.path, headers, body))
+                    server._came.notify_all()
+                answered = answer(self.command, self.path, headers, body)
+                if answered is None:
+                    server.over.wait(120)
+                    self.close_connection = True
+                    return
+                status, more, content = answered
+                self.send_response(status)
+                for name, value in more.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_all
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    def wait_for_requests(self, count: int, seconds: float = 60.0) -> None:
+        """Until so many have come."""
+        with self._came:
+            assert self._came.wait_for(lambda: len(self.requests) >= count, seconds), f"{len(self.requests)} came"
+
+    def close(self) -> None:
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+
+@contextmanager
+def serving(answer: Callable[[str, str, Mapping[str, str], bytes], Answer | None]) -> Iterator[Server]:
+    """A :class:`Server`, closed at the end."""
+    server = Server(answer)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def forward(url: str, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    """What the server at ``url`` answers to the same request."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    try:
+        kept = {key: value for key, value in headers.items() if key.lower() not in ("host", "connection")}
+        connection.request(method, path, body, kept)
+        response = connection.getresponse()
+        content = response.read()
+        return response.status, {"Content-Type": response.getheader("Content-Type") or ""}, content
+    finally:
+        connection.close()

@@ -1,0 +1,363 @@
+"""MLflow: against MLflow's own server, which now and then is away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("mlflow")
+pytest.importorskip("sqlalchemy")
+
+from mlflow import MlflowClient
+
+from async_trainer import CallbacksHandler, TrainerState, background, inline
+from async_trainer.callbacks import ModelCheckpoint
+from async_trainer.callbacks.mlflow import MLflow
+from async_trainer.errors import ConfigurationError, LaneError
+from async_trainer.files.weights import load_weights
+from async_trainer.testing import check_callback, play
+from async_trainer.train.maps import Maps
+from tests.callbacks.loops import Metrics
+from tests.callbacks.servers import Answer, forward, serving
+
+SERVER = """
+import os, sys
+os.environ.update({
+    "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{sys.argv[1]}/mlflow.db",
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+    "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"{sys.argv[1]}/artifacts",
+    "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+})
+from mlflow.server import app
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, app, threaded=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+"""MLflow's server, on a port of the system's choice."""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server with a database."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(folder)], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        assert port, (folder / "log").read_text()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def history(url: str, run_id: str | None) -> dict[str, list[tuple[int, float]]]:
+    """By metric: step and value, in order."""
+    client = MlflowClient(url)
+    assert run_id is not None
+    found = {key: client.get_metric_history(run_id, key) for key in client.get_run(run_id).data.metrics}
+    return {key: [(one.step, round(one.value, 6)) for one in ones] for key, ones in found.items()}
+
+
+def at(number: int) -> TrainerState:
+    return TrainerState(called="train", current_epoch=1, current_train_batch=number, optim_step=number - 1, split_idx=0)
+
+
+def log_batches(log: MLflow, numbers: range, loss: float | None = None) -> None:
+    for number in numbers:
+        log.on_backward_step_start(state=at(number), loss=torch.tensor(float(number) if loss is None else loss))
+
+
+# --------------------------------------------------------------------------------------------------- what is logged
+
+
+def test_metrics_parameters_and_files_are_on_the_server_at_the_end(real: str, tmp_path: Path) -> None:
+    log = MLflow(real, experiment="whole", run_name="first", params={"seed": 3}, artifacts=["checkpoints/*"])
+    callbacks = [log, ModelCheckpoint(last=True)]
+    play(callbacks, epochs=2, batches=3, directory=tmp_path).raise_for_errors()
+    client = MlflowClient(real)
+    (run,) = client.search_runs([client.get_experiment_by_name("whole").experiment_id])  # type: ignore[union-attr]
+    assert (run.info.run_id, run.info.status, run.info.run_name) == (log.run_id, "FINISHED", "first")
+    found = history(real, log.run_id)
+    assert set(found) == {"loss", "lr", "validation/loss"}
+    assert [step for step, _ in found["loss"]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in found["validation/loss"]] == [3, 6]
+    assert run.data.params["seed"] == "3"
+    assert run.data.params["optimization/num_epochs"] == "2"
+    assert run.data.params["computational/device"] == "cpu"
+    names = {one.path for one in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert names == {"checkpoints/last.pt"}
+    downloaded = Path(client.download_artifacts(run.info.run_id, "checkpoints/last.pt", str(tmp_path)))
+    assert downloaded.read_bytes() == (Maps(tmp_path).split(0).checkpoints / "last.pt").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_model_as_it_was_at_the_end_can_be_loaded_from_the_server(real: str, tmp_path: Path) -> None:
+    import mlflow.pytorch
+
+    log = MLflow(real, log_model=True)
+    play([log, ModelCheckpoint(last=True)], epochs=1, directory=tmp_path).raise_for_errors()
+    assert log.run_id is not None
+    model = mlflow.pytorch.load_model(MlflowClient(real).download_artifacts(log.run_id, "model", str(tmp_path)))
+    weights, _ = load_weights(Maps(tmp_path).split(0).checkpoints / "last.pt")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_it_does_the_same_inline_and_in_the_background_and_after_a_resume(real: str) -> None:
+    client = MlflowClient(real)
+
+    def make(directory: Path) -> MLflow:
+        if not (directory / "run").exists():
+            (directory / "run").write_text(client.create_run("0").info.run_id)
+        return MLflow(real, run_id=(directory / "run").read_text())
+
+    def read(directory: Path) -> Mapping[str, Any]:
+        return history(real, (directory / "run").read_text())
+
+    check_callback(make, read=read)
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError(), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_a_training_that_breaks_off_has_its_metrics_and_its_status(
+    real: str, error: BaseException, status: str
+) -> None:
+    log = MLflow(real)
+    log.on_exception(exception=error)  # of a validation, before any training: nothing
+    assert log.run_id is None
+    log.on_train_start()
+    log_batches(log, range(1, 3))
+    log.on_exception(exception=error)
+    assert MlflowClient(real).get_run(log.run_id).info.status == status  # type: ignore[arg-type]
+    assert history(real, log.run_id)["loss"] == [(1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("first", ["state", "event"])
+def test_a_resume_goes_on_in_the_same_run_and_doubles_nothing(real: str, first: str) -> None:
+    before = MLflow(real)
+    before.on_train_start()
+    log_batches(before, range(1, 4))
+    state = pickle.loads(pickle.dumps(before.state_dict()))
+    log_batches(before, range(4, 7))
+    before.on_validation_end(state=at(7), metrics={"loss": 0.5})  # a metric that the state has not heard of; it is sent
+    assert len(history(real, before.run_id)["loss"]) == 6
+    # killed
+
+    after = MLflow(real)
+    steps: list[Callable[[], None]] = [lambda: after.load_state_dict(state), after.on_resume]
+    for step in steps if first == "state" else reversed(steps):
+        step()
+    log_batches(after, range(4, 7))
+    after.on_validation_end(state=at(7), metrics={"loss": 0.5})
+    log_batches(after, range(7, 9))
+    after.on_train_end()
+    assert after.run_id == before.run_id
+    found = history(real, after.run_id)
+    assert found == {"loss": [(n, float(n)) for n in range(1, 9)], "validation/loss": [(6, 0.5)]}
+
+
+def test_what_the_server_had_not_taken_when_the_state_was_is_in_the_state(real: str) -> None:
+    away = threading.Event()
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        return (500, {}, b"") if away.is_set() else forward(real, method, path, headers, body)
+
+    with serving(answer) as server:
+        before = MLflow(server.url)
+        before.on_train_start()
+        log_batches(before, range(1, 3))
+        before.state_dict()  # sends
+        away.set()
+        log_batches(before, range(3, 5))
+        state = pickle.loads(pickle.dumps(before.state_dict()))
+        assert [point[3] for point in state["pending"]] == [3, 4]
+        after = MLflow(server.url)
+        after.load_state_dict(state)
+        away.clear()
+        after.on_resume()
+        log_batches(after, range(5, 6))
+        after.on_train_end()
+        assert history(real, after.run_id)["loss"] == [(n, float(n)) for n in range(1, 6)]
+
+
+def test_only_the_answer_was_lost_and_nothing_is_doubled(real: str) -> None:
+    lost = threading.Event()
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        answered = forward(real, method, path, headers, body)
+        return (502, {}, b"") if lost.is_set() and "log-batch" in path else answered
+
+    with serving(answer) as server:
+        log = MLflow(server.url)
+        log.on_train_start()
+        lost.set()
+        log_batches(log, range(1, 4))
+        log._settle()
+        assert len(history(real, log.run_id)["loss"]) == 3
+        lost.clear()
+        log.on_train_end()
+        assert history(real, log.run_id)["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+# ---------------------------------------------------------------------------------------------------------- outages
+
+
+def _unauthorized(headers: Mapping[str, str]) -> Answer | None:
+    return (401, {}, b"expired") if headers.get("Authorization") != "Bearer new-token-2" else None
+
+
+OUTAGES: dict[str, Callable[[], Answer | None]] = {
+    "500": lambda: (500, {}, b"oops"),
+    "429": lambda: (429, {"Retry-After": "1"}, b"slow down"),
+    "hangs": lambda: None,
+    "garbage": lambda: (200, {"Content-Type": "application/json"}, b"<html>login</html>"),
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_training_goes_on_while_the_server_is_away_and_all_is_there_when_it_is_back(
+    real: str, outage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.mlflow_run.REQUEST_SECONDS", 0.5)
+    away = threading.Event()
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        return OUTAGES[outage]() if away.is_set() else forward(real, method, path, headers, body)
+
+    with serving(answer) as server:
+        log = MLflow(server.url)
+        away.set()
+        with caplog.at_level(logging.WARNING, "async_trainer"), CallbacksHandler([background(log, backoff=0.2)]) as one:
+            metrics = Metrics("loss")
+            one.call_event("on_train_start", state=at(1), metrics=metrics)
+            for number in range(1, 21):
+                one.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(float(number)))
+            metrics.last = {"loss": 0.5}
+            one.call_event("on_validation_end", state=at(21), metrics=metrics)
+            server.wait_for_requests(1)
+            assert one.flush().failed == 0
+            away.clear()
+            one.call_event("on_train_end", state=at(21))
+        report = one.close()
+        report.raise_for_errors()
+        assert (report.failed, report.lost, report.dropped) == (0, 0, 0)
+        assert history(real, log.run_id) == {
+            "loss": [(n, float(n)) for n in range(1, 21)],
+            "validation/loss": [(20, 0.5)],
+        }
+        away_records = [record for record in caplog.records if "rows wait" in record.message]
+        assert len(away_records) == 1
+
+
+def test_a_server_that_is_not_there_at_all_costs_no_training_and_is_told_at_the_end(tmp_path: Path) -> None:
+    with serving(lambda *_: (200, {}, b"{}")) as server:
+        url = server.url  # refuses connections from now on
+    log = MLflow(url)
+    handler = CallbacksHandler([background(log, backoff=0.0, retries=2)])
+    handler.call_event("on_train_start", state=at(1))
+    for number in range(1, 6):
+        handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(1.0))
+    handler.call_event("on_train_end", state=at(6))
+    with pytest.raises(LaneError) as raised:
+        handler.close()
+    assert "Connection refused" in str(raised.value)
+    lane = handler.stats().lanes["mlflow"]
+    assert (lane.delivered, lane.failed) == (6, 1)
+    assert len(log.state_dict()["pending"]) == 5  # nothing is thrown away
+
+
+def test_a_token_that_expires_is_read_anew_and_is_in_no_text(
+    real: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        return _unauthorized(headers) or forward(real, method, path, headers, body)
+
+    with serving(answer) as server, caplog.at_level(logging.DEBUG):
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "old-token-1")
+        log = MLflow(server.url)
+        log.on_train_start()
+        log_batches(log, range(1, 3))
+        with pytest.raises(OSError, match="the server answers 401") as raised:
+            log.on_train_end()
+        text = "".join(traceback.format_exception(raised.value))
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "new-token-2")
+        log.on_train_end()
+        monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+        assert history(real, log.run_id)["loss"] == [(1, 1.0), (2, 2.0)]
+        for shown in (text, repr(log), caplog.text, repr(log.state_dict()), repr(vars(log))):
+            assert "old-token" not in shown
+            assert "new-token" not in shown
+
+
+def test_credentials_in_the_url_are_in_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(lambda *_: (200, {}, b"{}")) as server:
+        url = server.url.replace("//", "//user:hunter2secret@")
+    log = MLflow(url)
+    with caplog.at_level(logging.INFO):
+        log.on_train_start()
+        log_batches(log, range(1, 3))
+        with pytest.raises(OSError, match="refused") as raised:
+            log.on_train_end()
+    text = "".join(traceback.format_exception(raised.value))
+    for shown in (text, repr(log), caplog.text, repr(log.state_dict())):
+        assert "hunter2secret" not in shown
+
+
+def test_values_that_the_server_refuses_for_good_hold_up_nothing_and_are_counted(real: str) -> None:
+    log = MLflow(real)
+    log.on_train_start()
+    log.on_validation_end(state=at(1), metrics={"not/a name!?*\x00": 1.0})
+    log_batches(log, range(1, 3))
+    with pytest.raises(OSError, match="1 were refused"):
+        log.on_train_end()
+    assert history(real, log.run_id)["loss"] == [(1, 1.0), (2, 2.0)]
+
+
+# ------------------------------------------------------------------------------------------------------ the arguments
+
+
+def test_before_a_start_it_says_what_comes_first(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="on_train_start or on_resume comes first"):
+        log_batches(MLflow("http://127.0.0.1:1"), range(1, 2))
+    handler = CallbacksHandler([inline(MLflow("http://127.0.0.1:1", artifacts=["*"]))])
+    with pytest.raises(ConfigurationError, match="this run has no maps"):
+        handler.call_event("on_train_start", state=at(1), maps=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tracking_uri": 3}, "MLflow: tracking_uri must be a str"),
+        ({"experiment": ""}, "experiment must be a name"),
+        ({"params": 3}, "params must be a dict"),
+        ({"artifacts": ["/etc/*"]}, "MLflow: artifacts must be patterns"),
+        ({"every": 0}, "MLflow: every must be"),
+        ({"experimnt": "x"}, "did you mean 'experiment'"),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        MLflow(**arguments)

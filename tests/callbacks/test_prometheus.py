@@ -1,0 +1,103 @@
+"""Prometheus: what its own parser reads of what is served, while a training goes on."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("prometheus_client")
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from async_trainer import CallbacksHandler, TrainerState, background, inline
+from async_trainer.callbacks.prometheus import Prometheus
+from async_trainer.errors import ConfigurationError
+from async_trainer.testing import play
+
+
+def scrape(callback: Prometheus) -> dict[tuple[str, ...], float]:
+    """By name and labels' values."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{callback.port}/metrics", timeout=60) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+
+
+def at(number: int) -> TrainerState:
+    return TrainerState(called="train", current_epoch=2, current_train_batch=number, optim_step=number)
+
+
+@pytest.mark.parametrize("wrap", [inline, background])
+def test_it_serves_where_the_run_is_and_the_last_of_each_value(wrap: Callable[[Any], Any]) -> None:
+    callback = Prometheus(0)
+    with CallbacksHandler([wrap(callback)]) as handler:
+        handler.call_event("on_train_start", state=TrainerState(), callbacks=handler)
+        for number in range(1, 4):
+            handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(number / 2))
+        handler.call_event("on_validation_end", state=at(3), metrics={"accuracy": 0.75})
+        handler.flush()
+        found = scrape(callback)
+        assert found["async_trainer_value", "loss"] == 1.5
+        assert found["async_trainer_value", "validation/accuracy"] == 0.75
+        assert found[("async_trainer_epoch",)] == 2
+        assert found[("async_trainer_step",)] == 3
+        handler.call_event("on_train_end", state=at(3))
+        handler.flush()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", callback.port or 1), timeout=5)
+
+
+def test_a_lane_that_hangs_is_seen_to_hang() -> None:
+    let_go, inside = threading.Event(), threading.Event()
+
+    class Hanging:
+        def on_batch_end(self) -> None:
+            inside.set()
+            let_go.wait(60)
+
+    callback = Prometheus(0)
+    with CallbacksHandler([callback, background(Hanging())]) as handler:
+        handler.call_event("on_train_start", state=TrainerState(), callbacks=handler)
+        for number in range(5):
+            handler.call_event("on_batch_end", state=at(number))
+        assert inside.wait(60)
+        while callback.port == 0:
+            let_go.wait(0.01)
+        found = scrape(callback)
+        assert found["async_trainer_queued", "hanging"] == 5 or found["async_trainer_queued", "hanging"] == 4
+        assert found["async_trainer_events_total", "hanging", "delivered"] == 0
+        assert found[("async_trainer_capture_seconds_total",)] >= 0
+        assert found["async_trainer_wait_seconds_total", "queue"] == 0
+        let_go.set()
+        handler.flush()
+        assert scrape(callback)["async_trainer_events_total", "hanging", "delivered"] == 5
+        assert scrape(callback)["async_trainer_queued", "hanging"] == 0
+        handler.call_event("on_train_end", state=at(5))
+
+
+def test_a_training_goes_on_without_it_where_its_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        report = play(Prometheus(port), epochs=1)
+    assert report.failed == 1
+    assert f"Prometheus: 127.0.0.1:{port} can't be served" in str(report.errors[0])
+
+
+def test_it_is_in_no_process_of_its_own() -> None:
+    with pytest.raises(ConfigurationError, match="Prometheus"):
+        CallbacksHandler([background(Prometheus(0), placement="process")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"port": -1}, "Prometheus: port must be"), ({"host": ""}, "host must be"), ({"prt": 1}, "did you mean 'port'")],
+)
+def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Prometheus(**arguments)

@@ -1,0 +1,170 @@
+"""WandB: what wandb has written in the files of an offline run, read back record by record."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("wandb")
+
+from async_trainer import CallbacksHandler, TrainerState, inline
+from async_trainer.callbacks.wandb import WandB
+from async_trainer.callbacks.wandb_files import read_records, read_rows
+from async_trainer.errors import ConfigurationError
+from async_trainer.testing import check_callback, play
+from tests.callbacks.servers import serving
+
+QUIET = {"x_disable_stats": True, "x_disable_meta": True, "disable_git": True, "save_code": False}
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+def make(folder: Path, **arguments: Any) -> WandB:
+    return WandB("tests", **{"mode": "offline", "folder": folder, "settings": QUIET, **arguments})
+
+
+def rows(folder: Path, run_id: str | None) -> list[dict[str, Any]]:
+    """Of a run's history, without what wandb adds and that differs from time to time."""
+    assert run_id is not None
+    wanted = ("epoch", "step", "_step", "loss", "lr")
+    found = read_rows(folder, run_id)
+    return [{key: row[key] for key in row if key in wanted or key.startswith("validation/")} for row in found]
+
+
+def at(number: int) -> TrainerState:
+    return TrainerState(current_epoch=1, current_train_batch=number, optim_step=number - 1)
+
+
+def log_batches(log: WandB, numbers: range) -> None:
+    for number in numbers:
+        log.on_backward_step_start(state=at(number), loss=torch.tensor(float(number)))
+
+
+def losses(folder: Path, run_id: str | None) -> list[float]:
+    return [row["loss"] for row in rows(folder, run_id)]
+
+
+def test_the_offline_files_have_a_row_for_each_batch_and_each_validation(tmp_path: Path) -> None:
+    log = make(tmp_path / "logs", config={"seed": 3}, name="first")
+    play(log, epochs=2, batches=2, directory=tmp_path).raise_for_errors()
+    found = rows(tmp_path / "logs", log.run_id)
+    assert [row["_step"] for row in found] == [0, 1, 2, 3, 4, 5]
+    assert [(row["epoch"], row["step"]) for row in found] == [(1, 1), (1, 2), (1, 2), (2, 3), (2, 4), (2, 4)]
+    assert [set(row) - {"_step", "epoch", "step"} for row in found[:3]] == [{"loss", "lr"}] * 2 + [{"validation/loss"}]
+    (path,) = tmp_path.glob("logs/wandb/offline-run-*/*.wandb")
+    records = [*read_records(path)]
+    (run,) = [record.run for record in records if record.HasField("run")]
+    config = {one.key: one.value_json for one in run.config.update}
+    assert (run.project, run.display_name, config["seed"]) == ("tests", "first", "3")
+    assert '"num_epochs":2' in config["optimization"].replace(" ", "")
+    (end,) = [record.exit for record in records if record.HasField("exit")]
+    assert end.exit_code == 0
+
+
+@pytest.mark.slow
+def test_it_does_the_same_inline_and_in_the_background_and_after_a_resume() -> None:
+    def read(directory: Path) -> Mapping[str, Any]:
+        return {"rows": rows(directory, "abc")}
+
+    check_callback(lambda directory: make(directory, run_id="abc"), read=read)
+
+
+@pytest.mark.parametrize("first", ["state", "event"])
+def test_a_resume_goes_on_in_the_same_run_and_doubles_nothing(tmp_path: Path, first: str) -> None:
+    before = make(tmp_path)
+    before.on_train_start()
+    log_batches(before, range(1, 4))
+    state = pickle.loads(pickle.dumps(before.state_dict()))
+    log_batches(before, range(4, 7))
+    before.on_exception(exception=KeyboardInterrupt())
+
+    after = make(tmp_path)
+    steps: list[Callable[[], None]] = [lambda: after.load_state_dict(state), after.on_resume]
+    for step in steps if first == "state" else reversed(steps):
+        step()
+    log_batches(after, range(4, 9))
+    after.on_train_end()
+    assert after.run_id == before.run_id
+    assert losses(tmp_path, after.run_id) == [float(n) for n in range(1, 9)]
+    assert [row["_step"] for row in rows(tmp_path, after.run_id)] == [*range(8)]
+
+
+def test_a_training_that_starts_is_another_run(tmp_path: Path) -> None:
+    log, runs = make(tmp_path), set()
+    for last in (2, 4):
+        log.on_train_start()
+        log_batches(log, range(1, last))
+        log.on_train_end()
+        runs.add((log.run_id, len(rows(tmp_path, log.run_id))))
+    assert sorted(count for _, count in runs) == [1, 3]
+
+
+def test_where_no_server_answers_the_run_is_written_offline_and_no_key_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setattr("async_trainer.callbacks.wandb.INIT_SECONDS", 2.0)
+    with serving(lambda *_: None) as server, caplog.at_level(logging.INFO):  # it hangs
+        log = make(tmp_path, mode="online", settings={**QUIET, "base_url": server.url, "api_key": key})
+        with CallbacksHandler([log]) as handler:
+            handler.call_event("on_train_start", state=at(1))
+            for number in range(1, 4):
+                handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(float(number)))
+            handler.call_event("on_train_end", state=at(4))
+        handler.close().raise_for_errors()
+    assert losses(tmp_path, log.run_id) == [1.0, 2.0, 3.0]
+    assert "is written offline" in caplog.text
+    assert "wandb sync --append" in caplog.text
+    for shown in (caplog.text, repr(log), repr(log.state_dict())):
+        assert key not in shown
+
+
+def test_a_row_that_is_not_whole_ends_what_is_read(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.on_train_start()
+    log_batches(log, range(1, 300))  # some blocks
+    log.on_train_end()
+    assert losses(tmp_path, log.run_id) == [float(n) for n in range(1, 300)]
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    path.write_bytes(path.read_bytes()[:-2000])
+    found = losses(tmp_path, log.run_id)
+    assert 0 < len(found) < 299
+    assert found == [float(n) for n in range(1, len(found) + 1)]
+    path.write_bytes(b"nothing of wandb's")
+    assert losses(tmp_path, log.run_id) == []
+
+
+def test_before_a_start_it_says_what_comes_first(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="on_train_start or on_resume comes first"):
+        log_batches(make(tmp_path), range(1, 2))
+    handler = CallbacksHandler([inline(WandB("p"))])
+    with pytest.raises(ConfigurationError, match="give a folder="):
+        handler.call_event("on_train_start", state=at(1), maps=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"project": ""}, "WandB: project must be a name"),
+        ({"project": "p", "mode": "ofline"}, "did you mean 'offline'"),
+        ({"project": "p", "config": 3}, "config must be a dict"),
+        ({"project": "p", "every": 0}, "WandB: every must be"),
+        ({"project": "p", "foldr": "x"}, "did you mean 'folder'"),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        WandB(**arguments)
