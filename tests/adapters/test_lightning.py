@@ -385,6 +385,40 @@ def test_a_stand_in_of_the_trainer_says_what_to_do_instead(tmp_path: Path) -> No
     assert "pl_module" in seen[0]
 
 
+def test_the_package_pytorch_lightning_and_fabrics_loggers_work_too(tmp_path: Path) -> None:
+    other = pytest.importorskip("pytorch_lightning")
+    from lightning.fabric.loggers import CSVLogger as OfFabric
+
+    seen: list[Any] = []
+
+    class Sees(other.Callback):  # type: ignore[misc, name-defined]
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            seen.append((trainer.global_step, isinstance(trainer, other.Trainer), pl_module.weight.shape, len(rest)))
+
+    class Line(other.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(8))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return (batch[0] * self.weight).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    callback = lightning.background(Sees())
+    assert issubclass(type(callback), other.Callback)
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_epochs": 1}
+    trainer = other.Trainer(default_root_dir=tmp_path, callbacks=[callback], enable_progress_bar=False, **options)
+    trainer.fit(Line(), data())
+    assert seen == [(step, True, (8,), 3) for step in range(1, 5)]
+
+    logger: Any = lightning.background(OfFabric(tmp_path, name="fabric", version=0))
+    logger.log_metrics({"a": torch.tensor(1.0)}, step=0)
+    logger.finalize("success")
+    assert (tmp_path / "fabric" / "version_0" / "metrics.csv").read_text().split() == ["a,step", "1.0,0"]
+
+
 @pytest.mark.slow
 def test_in_a_process_too(tmp_path: Path) -> None:
     train(tmp_path / "a", inline)
