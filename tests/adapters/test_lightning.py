@@ -170,6 +170,40 @@ def test_lightning_saves_behind_a_barrier(tmp_path: Path) -> None:
     assert saved["callbacks"] == saved["callbacks"] | {"Counts": {"seen": 4}}
 
 
+class Adds(L.Callback):
+    """Writes into the checkpoint itself."""
+
+    steps = 0
+
+    def on_train_batch_end(self, *live: Any) -> None:
+        self.steps += 1
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["steps"] = self.steps, trainer.global_step
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.steps = checkpoint["steps"][0]
+
+
+def test_what_a_callback_adds_to_a_checkpoint_is_behind_what_it_has_handled(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [lightning.background(Adds())], max_epochs=1).fit(Net(), data())
+    (path,) = tmp_path.rglob("*.ckpt")
+    assert torch.load(path, weights_only=False)["steps"] == (4, 4)
+    adds = Adds()
+    trainer = make_trainer(tmp_path, [lightning.background(adds)])
+    trainer.fit(Net(), data(), ckpt_path=path, weights_only=False)
+    assert adds.steps == 8
+    with pytest.raises(ConfigurationError, match="Adds.on_save_checkpoint needs the live trainer"):
+        lightning.background(Adds(), placement="process")
+
+
+def test_a_lambda_callback_works(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    callback = theirs.LambdaCallback(on_train_epoch_end=lambda trainer, module: epochs.append(trainer.current_epoch))
+    make_trainer(tmp_path, [lightning.background(callback)], enable_checkpointing=False).fit(Net(), data())
+    assert epochs == [0, 1]
+
+
 class Writes(L.Callback):
     """By a way that can't be seen before it runs."""
 
