@@ -193,7 +193,7 @@ def test_what_a_callback_adds_to_a_checkpoint_is_behind_what_it_has_handled(tmp_
     trainer = make_trainer(tmp_path, [lightning.background(adds)])
     trainer.fit(Net(), data(), ckpt_path=path, weights_only=False)
     assert adds.steps == 8
-    with pytest.raises(ConfigurationError, match="Adds.on_save_checkpoint needs the live trainer"):
+    with pytest.raises(ConfigurationError, match=r"Adds\.on_save_checkpoint needs the live trainer"):
         lightning.background(Adds(), placement="process")
 
 
