@@ -170,6 +170,40 @@ def test_lightning_saves_behind_a_barrier(tmp_path: Path) -> None:
     assert saved["callbacks"] == saved["callbacks"] | {"Counts": {"seen": 4}}
 
 
+class Adds(L.Callback):
+    """Writes into the checkpoint itself."""
+
+    steps = 0
+
+    def on_train_batch_end(self, *live: Any) -> None:
+        self.steps += 1
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["steps"] = self.steps, trainer.global_step
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.steps = checkpoint["steps"][0]
+
+
+def test_what_a_callback_adds_to_a_checkpoint_is_behind_what_it_has_handled(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [lightning.background(Adds())], max_epochs=1).fit(Net(), data())
+    (path,) = tmp_path.rglob("*.ckpt")
+    assert torch.load(path, weights_only=False)["steps"] == (4, 4)
+    adds = Adds()
+    trainer = make_trainer(tmp_path, [lightning.background(adds)])
+    trainer.fit(Net(), data(), ckpt_path=path, weights_only=False)
+    assert adds.steps == 8
+    with pytest.raises(ConfigurationError, match=r"Adds\.on_save_checkpoint needs the live trainer"):
+        lightning.background(Adds(), placement="process")
+
+
+def test_a_lambda_callback_works(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    callback = theirs.LambdaCallback(on_train_epoch_end=lambda trainer, module: epochs.append(trainer.current_epoch))
+    make_trainer(tmp_path, [lightning.background(callback)], enable_checkpointing=False).fit(Net(), data())
+    assert epochs == [0, 1]
+
+
 class Writes(L.Callback):
     """By a way that can't be seen before it runs."""
 
@@ -383,6 +417,40 @@ def test_a_stand_in_of_the_trainer_says_what_to_do_instead(tmp_path: Path) -> No
     make_trainer(tmp_path, [lightning.background(Asks())], max_epochs=1, enable_checkpointing=False).fit(Net(), data())
     assert "Trainer.lightning_module is not part of what background hooks see" in seen[0]
     assert "pl_module" in seen[0]
+
+
+def test_the_package_pytorch_lightning_and_fabrics_loggers_work_too(tmp_path: Path) -> None:
+    other = pytest.importorskip("pytorch_lightning")
+    from lightning.fabric.loggers import CSVLogger as OfFabric
+
+    seen: list[Any] = []
+
+    class Sees(other.Callback):  # type: ignore[misc, name-defined]
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            seen.append((trainer.global_step, isinstance(trainer, other.Trainer), pl_module.weight.shape, len(rest)))
+
+    class Line(other.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(8))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return (batch[0] * self.weight).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    callback = lightning.background(Sees())
+    assert issubclass(type(callback), other.Callback)
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_epochs": 1}
+    trainer = other.Trainer(default_root_dir=tmp_path, callbacks=[callback], enable_progress_bar=False, **options)
+    trainer.fit(Line(), data())
+    assert seen == [(step, True, (8,), 3) for step in range(1, 5)]
+
+    logger: Any = lightning.background(OfFabric(tmp_path, name="fabric", version=0))
+    logger.log_metrics({"a": torch.tensor(1.0)}, step=0)
+    logger.finalize("success")
+    assert (tmp_path / "fabric" / "version_0" / "metrics.csv").read_text().split() == ["a,step", "1.0,0"]
 
 
 @pytest.mark.slow
