@@ -60,7 +60,7 @@ def test_it_shows_what_hangs_what_waits_behind_it_and_what_fails_and_then_that_t
         assert (gone.state, gone.over, gone.good) == ("killed", True, False)
         seen = shown(run)
         assert seen.returncode == 1
-        assert re.search(r"^run +killed after \d+ s: its process is gone", seen.stdout, re.MULTILINE)
+        assert re.search(r"^run +killed after \d+ s\nits process is gone", seen.stdout, re.MULTILINE)
         assert re.search(r"^plots +4 .* was in on_batch_end", seen.stdout, re.MULTILINE)
 
 
