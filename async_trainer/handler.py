@@ -609,8 +609,8 @@ class CallbacksHandler:
         timeline = self._events if self._settings["timeline"] else None
         publisher = Publisher(self, folder, step=step, timeline=timeline, append=append, progress=progress)
         self._publishers = (*(one for one in self._publishers if not one.over), publisher)
-        if timeline:
-            self.listen(publisher)
+        if publisher.recording is not None:
+            self.listen(publisher.recording)
         self._note()
         publisher.start()
         return publisher
@@ -619,7 +619,7 @@ class CallbacksHandler:
         """The run of ``publisher`` is over, and the handler goes on."""
         publisher.end(how)
         self._publishers = tuple(one for one in self._publishers if one is not publisher)
-        self._pool.listeners = tuple(one for one in self._pool.listeners if one is not publisher)
+        self._pool.listeners = tuple(one for one in self._pool.listeners if one is not publisher.recording)
         self._note()
 
     def _note(self) -> None:

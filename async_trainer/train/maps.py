@@ -34,6 +34,7 @@ class Maps:
         split-0/
             split.json                     how that training was run, and how it ended
             metrics.tsv                    validation metrics, a row per epoch
+            status.json, history.jsonl     how it is doing: for ``async-trainer watch`` and ``report``
             checkpoints/                   best-loss.pt, epoch-3.pt, final.pt
             logs/                          what callbacks write
             resume/                        what Trainer.resume goes on from

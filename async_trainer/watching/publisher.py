@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 from async_trainer.events import EVALUATION_STARTS, RUN_ENDS, RUN_STARTS, TRAINING_STARTS
 from async_trainer.gate import Gate, uninterrupted
 from async_trainer.runtime.failures import say
-from async_trainer.runtime.listening import LaneEvent
 from async_trainer.runtime.stats import Stats
 from async_trainer.watching import since, status
+from async_trainer.watching.recording import Recording
 from async_trainer.watching.steps import Steps
 from async_trainer.watching.tape import Note, Tape
-from async_trainer.watching.timeline import Timeline, said
-from async_trainer.watching.trace_file import TraceFile
+from async_trainer.watching.timeline import said
 
 if TYPE_CHECKING:
     from async_trainer.handler import CallbacksHandler
@@ -73,13 +71,9 @@ class Publisher:
         self._inline = 0.0  # s
         self._progress = progress
         self._began = clock()
-        self._lane_events: deque[LaneEvent] = deque()
-        self._timeline: Timeline | None = None
-        self._trace: TraceFile | None = None
+        self.recording: Recording | None = None
         if timeline is not None:
-            self._trace = TraceFile(folder / status.TIMELINE, append=append)
-            offset = time.time_ns() - time.perf_counter_ns() - self._trace.base
-            self._timeline = Timeline(pid=os.getpid(), step=step, offset=offset)
+            self.recording = Recording(folder / status.TIMELINE, append=append, step=step)
         pid = os.getpid()
         self._about = {
             "what": "async_trainer status", "format": status.FORMAT, "pid": pid,
@@ -100,10 +94,6 @@ class Publisher:
 
     def __repr__(self) -> str:
         return f"<Publisher: {self.folder}, {self._how}>"
-
-    def lane_event(self, event: LaneEvent) -> None:
-        """For the timeline. The lanes' threads."""
-        self._lane_events.append(event)
 
     @property
     def over(self) -> bool:
@@ -146,40 +136,43 @@ class Publisher:
                 break
             self._write()
         self._write()
-        if self._trace is not None:
-            self._trace.close()
+        if self.recording is not None:
+            self.recording.close()
         self._over.open()
 
     # ------------------------------------------------------------------------------------------------- what it writes
 
     def _write(self) -> None:
-        ends = self._how != "running"
-        now = clock()
+        self._try(self._write_status)
+        if self.recording is not None:
+            self._try(self.recording.write)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """It is not essential: a full disk, or a folder that was deleted, is told once."""
         try:
-            stats = self._stats()
-            notes = self.tape.take()
-            for note in notes:
-                if note.kind == "inline":
-                    self._inline += note.ended - note.began
-                elif note.kind == "event":
-                    self._count(note)
-            if self._timeline is not None and self._trace is not None:
-                events = self._timeline.notes(notes)
-                lane_events = [self._lane_events.popleft() for _ in range(len(self._lane_events))]
-                events += self._timeline.lane_events(lane_events)
-                events += self._timeline.queues({name: lane.queued for name, lane in stats.lanes.items()}, now)
-                if ends:
-                    events += self._timeline.end(now)
-                self._trace.write(events)
-            paid = {"inline hooks": self._inline, **since.paid(stats, self._before)}
-            if now >= self._next_point or ends:
-                self._next_point = now + max(EVERY, (now - self._began) / POINTS) - EVERY / 2
-                self._add_to_history(stats, paid)
-            status.write(self.folder / status.NAME, self._content(stats, paid))
-        except Exception as error:  # not essential: a full disk, a folder that was deleted
+            write()
+        except Exception as error:
             if not self._told:
                 self._told = True
-                say(logging.WARNING, "the status of the run can't be written to %s: %s", self.folder, said(error))
+                say(logging.WARNING, "what the run is doing can't be written to %s: %s", self.folder, said(error))
+
+    def _write_status(self) -> None:
+        ends = self._how != "running"
+        now = clock()
+        stats = self._stats()
+        notes = self.tape.take()
+        for note in notes:
+            if note.kind == "inline":
+                self._inline += note.ended - note.began
+            elif note.kind == "event":
+                self._count(note)
+        if self.recording is not None:
+            self.recording.add(notes, {name: lane.queued for name, lane in stats.lanes.items()}, now, ends=ends)
+        paid = {"inline hooks": self._inline, **since.paid(stats, self._before)}
+        status.write(self.folder / status.NAME, self._content(stats, paid))
+        if now >= self._next_point or ends:
+            self._next_point = now + max(EVERY, (now - self._began) / POINTS) - EVERY / 2
+            self._add_to_history(stats, paid)
 
     def _count(self, note: Note) -> None:
         """Batches of an evaluation are no steps, and an evaluation is no part of one."""
@@ -232,7 +225,7 @@ class Publisher:
                 "seconds": clock() - self._began,
                 "captures": stats.captures - self._before.captures,
                 "paid": paid,
-                "phases": dict(self._timeline.phases) if self._timeline is not None else {},
+                "phases": self.recording.phases if self.recording is not None else {},
             },
             "memory": {
                 "snapshots": stats.snapshot_bytes,
@@ -241,7 +234,7 @@ class Publisher:
             },
             "lanes": since.lanes(stats, self._before),
             "errors": since.errors(stats, self._before),
-            "timeline_full": self._trace is not None and self._trace.full,
+            "timeline_full": self.recording is not None and self.recording.full,
         }  # fmt: skip
 
 

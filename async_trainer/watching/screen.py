@@ -29,7 +29,12 @@ def picture(shown: Sequence[Status]) -> RenderableType:
 
 def _run(status: Status) -> list[RenderableType]:
     said = status.said
-    parts: list[RenderableType] = [_headline(status), _steps(said), Text(""), _lanes(status), Text(""), _paid(said)]
+    parts: list[RenderableType] = [_headline(status)]
+    if status.state == "killed":
+        parts.append(Text("its process is gone, and has said nothing of its end", style="red"))
+    elif status.state == "stale":
+        parts.append(Text(f"it has said nothing for {duration(status.age)}", style="yellow"))
+    parts += [_steps(said), Text(""), _lanes(status), Text(""), _paid(said)]
     if said["errors"]:
         parts += [Text(""), *_errors(said["errors"])]
     return parts
@@ -42,10 +47,6 @@ def _headline(status: Status) -> Text:
     line.append("  ")
     line.append(status.state, style=STYLES.get(status.state, "bold red"))
     line.append(f" after {duration(status.seconds)}" if status.over else f" for {duration(status.seconds)}")
-    if status.state == "stale":
-        line.append(f", said nothing for {duration(status.age)}", style="yellow")
-    if status.state == "killed":
-        line.append(": its process is gone, without a word", style="red")
     progress = status.said["progress"]
     if progress:
         line.append(f"  epoch {progress['epoch']} of {progress['epochs']}")

@@ -33,7 +33,8 @@ Chrome = dict[str, Any]
 
 
 class Timeline:
-    """Turns notes of threads that fire events, and what lanes did, into the events of a Chrome trace.
+    """Turns notes of threads that fire events, and what lanes did, into the events of a Chrome trace; but for ``ts``,
+    which is Unix time in ns, and so exact.
 
     A track for each such thread: the parts of the loop, and within them inline hooks, captures and waits; and one for
     each lane: its hooks, and the barriers that it came to.
@@ -41,7 +42,7 @@ class Timeline:
     Args:
         pid: the process.
         step: the event that ends a step, in loops that fire no ``on_batch_start``.
-        offset: ns, to be added to times of ``perf_counter`` to have them since the trace's base.
+        offset: ns, to be added to times of ``perf_counter`` to have Unix time.
 
     Attributes:
         phases: seconds by part of the loop, in all.
@@ -125,13 +126,13 @@ class Timeline:
         made.append(self._slice(name, "loop", track, began, now))
 
     def _slice(self, name: str, category: str, track: int, began: float, ended: float) -> Chrome:
-        took = max(0, self._since_base(ended) - self._since_base(began))
+        took = max(0, self._unix(ended) - self._unix(began))
         return {**self._at(name, category, track, began), "ph": "X", "dur": took / 1e3}
 
     def _at(self, name: str, category: str, track: int, at: float) -> Chrome:
-        return {"name": name, "cat": category, "pid": self._pid, "tid": track, "ts": self._since_base(at) / 1e3}
+        return {"name": name, "cat": category, "pid": self._pid, "tid": track, "ts": self._unix(at)}
 
-    def _since_base(self, at: float) -> int:
+    def _unix(self, at: float) -> int:
         """In whole ns: of two slices that end at the same time, neither sticks out of the other."""
         return round(1e9 * at) + self._offset
 

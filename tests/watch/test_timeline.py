@@ -15,8 +15,10 @@ from async_trainer import CallbacksHandler, Event, background, cli
 from async_trainer.errors import ConfigurationError
 from async_trainer.testing import play
 from async_trainer.watching import trace_file
+from async_trainer.watching.recording import Recording
 from async_trainer.watching.status import TIMELINE
-from async_trainer.watching.timeline import LANE_TRACK, LOOP_TRACK
+from async_trainer.watching.tape import Note
+from async_trainer.watching.timeline import LANE_TRACK, LOOP_TRACK, Timeline
 from async_trainer.watching.trace_file import TraceFile, merge_traces, read_trace
 from tests.watch.doubles import Async, Fails, Inline, Log
 from tests.watch.kit import LOOP, running, until
@@ -218,6 +220,29 @@ def test_a_file_takes_no_more_events_than_a_viewer_can_show(tmp_path: Path, monk
     file.write([{"name": "b"}] * 2)
     assert file.full
     assert [one["name"] for one in events_of(tmp_path / TIMELINE)] == ["a", "a", "b", "end"]
+
+
+def test_what_cannot_be_written_now_is_written_later(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "away" / TIMELINE, append=False, step="on_step")
+    recording.add([Note("wait", "queue", 1.0, 2.0, 1)], {}, 2.0, ends=False)
+    with pytest.raises(FileNotFoundError):
+        recording.write()
+    (tmp_path / "away").mkdir()
+    recording.add([Note("wait", "fence", 3.0, 4.0, 1)], {}, 4.0, ends=False)
+    recording.write()
+    recording.add([Note("wait", "flush", 5.0, 6.0, 1)], {}, 6.0, ends=True)
+    recording.write()
+    waits = [one["name"] for one in events_of(tmp_path / "away" / TIMELINE) if one["ph"] == "X"]
+    assert waits == ["wait: queue", "wait: fence", "wait: flush"]
+
+
+def test_threads_that_fire_events_have_a_track_each(tmp_path: Path) -> None:
+    notes = [Note("event", name, at, at, thread) for at, thread, name in [
+        (1.0, 7, Event.BATCH_START), (1.5, 8, Event.BATCH_START), (2.0, 7, Event.BATCH_END), (3.0, 8, Event.BATCH_END),
+    ]]  # fmt: skip
+    made = Timeline(pid=1, step=Event.BATCH_END, offset=0).notes(notes)
+    assert set(tracks(made)) == {"loop", "loop 2"}
+    assert [(one["tid"] - LOOP_TRACK, one["dur"]) for one in made if one["ph"] == "X"] == [(0, 1e6), (1, 1.5e6)]
 
 
 def test_torchs_profile_of_the_same_run_has_the_same_clock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

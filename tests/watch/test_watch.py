@@ -60,7 +60,7 @@ def test_it_shows_what_hangs_what_waits_behind_it_and_what_fails_and_then_that_t
         assert (gone.state, gone.over, gone.good) == ("killed", True, False)
         seen = shown(run)
         assert seen.returncode == 1
-        assert re.search(r"^run +killed after \d+ s: its process is gone", seen.stdout, re.MULTILINE)
+        assert re.search(r"^run +killed after \d+ s\nits process is gone", seen.stdout, re.MULTILINE)
         assert re.search(r"^plots +4 .* was in on_batch_end", seen.stdout, re.MULTILINE)
 
 
@@ -246,6 +246,21 @@ def test_a_folder_that_goes_away_is_told_once_and_the_loop_goes_on(
     handler.call_event("on_batch_end")
     handler.close()
     assert caplog.text.count("can't be written") == 1
+
+
+def test_a_timeline_that_cannot_be_written_costs_neither_the_run_nor_its_status(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from async_trainer import CallbacksHandler
+
+    (tmp_path / status.TIMELINE).mkdir()
+    handler = CallbacksHandler(timeline=True)
+    handler.publish(tmp_path)
+    said(tmp_path, lambda one: one.state == "running")
+    until(lambda: "can't be written" in caplog.text)
+    handler.call_event("on_batch_end")
+    handler.close()
+    assert said(tmp_path, lambda one: True).state == "finished"
 
 
 def test_an_event_that_there_is_not_can_be_no_step(tmp_path: Path) -> None:
