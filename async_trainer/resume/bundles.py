@@ -160,10 +160,14 @@ class Bundles:
 
 def remove_partials(folder: Path) -> None:
     """What killed processes have left."""
-    for partial in folder.glob(".bundle-*.partial"):
+    for partial in [*folder.glob(".bundle-*.partial"), *folder.glob(".latest.*.partial")]:
         match = re.fullmatch(r".*\.(\d+)-\d+\.partial", partial.name)
-        if match is None or not _alive(int(match[1])):
+        if match is not None and _alive(int(match[1])):
+            continue
+        if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:
