@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from async_trainer.errors import ConfigurationError
-from async_trainer.files.atomic import atomic_write, sync_folder, write_json
+from async_trainer.files.atomic import atomic_write, disk_errors, sync_folder, write_json
 
 logger = logging.getLogger("async_trainer")
 
@@ -78,7 +78,8 @@ class Draft:
         """
         path = self._path / f"{name}.pt"
         with path.open("wb") as file:
-            torch.save(dict(content), file)
+            with disk_errors():
+                torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
         self._files[path.name] = {"bytes": path.stat().st_size, "sha256": _hash(path)}

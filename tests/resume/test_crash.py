@@ -61,7 +61,7 @@ def go_on(folder: Path, whole: Outcome) -> None:
 @pytest.mark.parametrize(
     ("mode", "count"),
     [
-        pytest.param("commits", 400, id="each step of a commit, and files torn at each 400th byte"),
+        pytest.param("commits", 800, id="each step of a commit, and files torn at each 800th byte"),
         pytest.param("steps", 1000, id="each step of a training", marks=pytest.mark.slow),
         pytest.param("moments", 200, id="200 moments of a training", marks=pytest.mark.slow),
     ],
