@@ -27,7 +27,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")
     try:
         with partial.open("wb") as file:
-            yield file
+            with disk_errors():
+                yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -35,6 +36,24 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Within it what ``torch.save`` makes of a full disk ("unexpected pos 1344 vs 1238") gives way to what that said.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise OSError(*cause.args) from error
 
 
 def sync_folder(folder: Path) -> None:

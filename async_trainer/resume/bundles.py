@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from async_trainer.errors import ConfigurationError
-from async_trainer.files.atomic import atomic_write, sync_folder, write_json
+from async_trainer.files.atomic import atomic_write, disk_errors, sync_folder, write_json
 
 logger = logging.getLogger("async_trainer")
 
@@ -78,7 +78,8 @@ class Draft:
         """
         path = self._path / f"{name}.pt"
         with path.open("wb") as file:
-            torch.save(dict(content), file)
+            with disk_errors():
+                torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
         self._files[path.name] = {"bytes": path.stat().st_size, "sha256": _hash(path)}
@@ -160,10 +161,14 @@ class Bundles:
 
 def remove_partials(folder: Path) -> None:
     """What killed processes have left."""
-    for partial in folder.glob(".bundle-*.partial"):
+    for partial in [*folder.glob(".bundle-*.partial"), *folder.glob(".latest.*.partial")]:
         match = re.fullmatch(r".*\.(\d+)-\d+\.partial", partial.name)
-        if match is None or not _alive(int(match[1])):
+        if match is not None and _alive(int(match[1])):
+            continue
+        if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -39,6 +40,12 @@ class Steps:
         self.count += 1
         if self.count == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the training was finished: it may have been killed after that, before its outcome was written."""
+    record = folder / "maps" / "split-0" / "split.json"
+    return record.exists() and json.loads(record.read_text())["status"] == "finished"
 
 
 def main(folder: Path, kill_at: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import pickle
 import random
 import subprocess
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.resume.child import has_ended
 from tests.resume.kit import difference
 
 Outcome = tuple[dict[str, Any], bytes, int]
@@ -49,12 +50,6 @@ def check(folder: Path, whole: Outcome) -> None:
     assert found[1] == whole[1]
 
 
-def has_ended(folder: Path) -> bool:
-    """Whether the training was finished: it may have been killed after that, before its outcome was written."""
-    record = folder / "maps" / "split-0" / "split.json"
-    return record.exists() and json.loads(record.read_text())["status"] == "finished"
-
-
 def go_on(folder: Path, whole: Outcome) -> None:
     """To the end, where it was not killed after that; and all is as it was without any kill."""
     if not has_ended(folder):
@@ -63,27 +58,20 @@ def go_on(folder: Path, whole: Outcome) -> None:
         check(folder, whole)
 
 
-@pytest.mark.slow
-def test_killed_at_some_steps_of_the_disk_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
-    draw = random.Random()
-    for number in range(2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        run(folder, draw.randint(1, whole[2]))
-        go_on(folder, whole)
-
-
-@pytest.mark.slow
-def test_killed_at_each_step_of_the_disk_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
-    folder = tmp_path / "0"
-    folder.mkdir()
-    for step in range(1, whole[2] + 1, 9):
-        run(folder, step)
-        if has_ended(folder):  # it was resumed late, and had fewer steps
-            go_on(folder, whole)
-            folder = tmp_path / str(step)
-            folder.mkdir()
-    go_on(folder, whole)
+@pytest.mark.parametrize(
+    ("mode", "count"),
+    [
+        pytest.param("commits", 800, id="each step of a commit, and files torn at each 800th byte"),
+        pytest.param("steps", 1000, id="each step of a training", marks=pytest.mark.slow),
+        pytest.param("moments", 200, id="200 moments of a training", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_over_and_over_it_goes_on(tmp_path: Path, mode: str, count: int) -> None:
+    command = [sys.executable, "-m", "tests.resume.forks", mode, str(tmp_path), str(count)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
