@@ -49,7 +49,7 @@ def budgets(rows: list[Row]) -> list[tuple[float, str, bool]]:
         ("proxy", [(3.0, "value", False)]),
         ("capture", [(1.0, "value", False), (1.1, "ratio", True), (1.0, "value", False)]),
         ("barrier", [(50.0, "value", False)]),
-        ("resume", [(1.1, "ratio", True)]),
+        ("resume", [(1.1, "ratio", False), (1.1, "ratio", False)]),
         pytest.param("throughput", [(200_000.0, "value", False), (50_000.0, "value", False)], marks=pytest.mark.slow),
         pytest.param(
             "convoy",
