@@ -81,6 +81,17 @@ class Ours(Saves):
         self.handler.close()
 
 
+class OursOverlapped(Ours):
+    """The weights are those of an optimizer that the run was given: copied while the training goes on."""
+
+    name = "async_trainer, an optimizer's weights"
+
+    def open(self) -> None:
+        super().open()
+        self.optimizer = torch.optim.SGD(self.model.parameters())
+        self.handler.call_event("on_train_start", optimizers={"sgd": self.optimizer})
+
+
 class Lightning(Saves):
     name = "Lightning AsyncCheckpointIO"
     needs = ("lightning",)
@@ -148,4 +159,4 @@ class DCP(Saves):
         return found
 
 
-PEERS = (Ours, Lightning, DCP)
+PEERS = (Ours, OursOverlapped, Lightning, DCP)

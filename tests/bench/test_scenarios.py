@@ -49,7 +49,7 @@ def budgets(rows: list[Row]) -> list[tuple[float, str, bool]]:
         ("proxy", [(3.0, "value", False)]),
         ("capture", [(1.0, "value", False), (1.1, "ratio", True), (1.0, "value", False)]),
         ("barrier", [(50.0, "value", False)]),
-        ("resume", [(1.1, "ratio", True)]),
+        ("resume", [(1.1, "ratio", False), (1.1, "ratio", False)]),
         pytest.param("throughput", [(200_000.0, "value", False), (50_000.0, "value", False)], marks=pytest.mark.slow),
         pytest.param(
             "convoy",
@@ -100,8 +100,8 @@ def test_bursts_time_each_call_drain_between_bursts_and_leave_the_first_out(now:
         now[0] += 100.0
         did.append("drain")
 
-    took = bursts({"ours": (call, drain), "other": lambda: now.__setitem__(0, now[0] + 4.0)}, rounds=2, calls=4)
-    assert did == 3 * ["call", "call", "call", "call", "drain"]
+    took = bursts({"ours": (call, drain), "other": lambda: now.__setitem__(0, now[0] + 4.0)}, rounds=1, calls=4)
+    assert did == 2 * ["call", "call", "call", "call", "drain"]
     assert (took["ours"].p50, took["ours"].p99, took["other"].p50) == (2.0, 2.0, 4.0)
     assert took["ours"].ratio(took["other"]) == 0.5
 

@@ -1,0 +1,71 @@
+"""The scripts in ``benchmarks/``: the trials see what is so, and the slopes are slopes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TRIALS = BENCHMARKS / "peer" / "trials.py"
+
+
+def run_trial(peer: str, trial: str, folder: Path) -> tuple[int, dict[str, Any]]:
+    """Its exit status, and what it said."""
+    command = [sys.executable, str(TRIALS), peer, trial, str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, timeout=120)
+    return done.returncode, json.loads(done.stdout)
+
+
+def read(peer: str, folder: Path) -> list[list[float]]:
+    rows: list[list[float]] = run_trial(peer, "read", folder)[1]["delivered"]
+    return rows
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_a_trial_tells_snapshots_from_live_values(tmp_path: Path) -> None:
+    right = {}
+    for peer in ("ours.Ours", "standard.Executor"):
+        folder = tmp_path / peer
+        folder.mkdir()
+        assert run_trial(peer, "snapshot", folder) == (0, {"calls": 500})
+        rows = read(peer, folder)
+        assert [step for step, _ in rows] == list(range(500))
+        right[peer] = sum(step == value for step, value in rows)
+    assert right["ours.Ours"] == 500
+    assert right["standard.Executor"] < 500
+
+
+@pytest.mark.slow
+def test_a_trial_that_kills_itself_leaves_what_was_delivered_by_then(tmp_path: Path) -> None:
+    status, said = run_trial("standard.Executor", "kill", tmp_path)
+    assert (status, said) == (-signal.SIGKILL, {"calls": 500})
+    rows = read("standard.Executor", tmp_path)
+    assert [step for step, _ in rows] == list(range(len(rows)))
+
+
+@pytest.mark.parametrize(("power", "slope"), [(0, 0.0), (1, 1.0), (2, 2.0)])
+def test_a_slope_is_that_of_the_larger_half(power: int, slope: float) -> None:
+    pytest.importorskip("matplotlib")
+    sizes = [10**n for n in range(6)]
+    line = load("growth").Line("a thing", "sizes", sizes, [100.0 if n < 1000 else 1e-6 * n**power for n in sizes])
+    assert line.slope == pytest.approx(slope, abs=1e-9)
