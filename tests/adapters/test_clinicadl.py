@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -139,7 +139,7 @@ def test_which_callbacks_run_where() -> None:
         return [type(one.callback).__name__ for one in clinicadl.CallbacksHandler(callbacks).lanes.attached]
 
     class Asks(theirs.Callback):
-        background = {"queue_size": 10}
+        background: ClassVar[Any] = {"queue_size": 10}
 
         def on_epoch_end(self, **kwargs: Any) -> None: ...
 
