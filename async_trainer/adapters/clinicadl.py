@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -171,7 +171,7 @@ def _adapt(callback: Any, record: Any) -> Background:
     options: Options = record.options
     if type(callback) is implemented.ModelCheckpointCallback and options.when is None:
         config = callback.config  # epochs at whose end nothing is to be saved cost no copy of the model
-        wanted = {
+        wanted: dict[str, Callable[..., bool]] = {
             "on_epoch_end": lambda state, **_: state.current_epoch in config.epochs,
             "on_train_end": lambda **_: config.save_last,
         }

@@ -19,14 +19,30 @@ from clinicadl.optim import OptimizationConfig
 from clinicadl.optim.optimizers.config import AdamConfig
 from clinicadl.split import Split
 from clinicadl.train import ComputationalConfig, Trainer
+from clinicadl.utils.config import ObjectConfig
+from clinicadl.utils.objects import HasConfig
 
 SETTINGS = {"gpu": False, "amp": False, "seed": 0, "deterministic": True}
 
 
-class Images(Dataset):
+class ImagesConfig(ObjectConfig["Images"]):
+    """Without one ClinicaDL can't check, on resume, that the data is the same."""
+
+    first: int
+    end: int
+
+    @classmethod
+    def _get_class(cls) -> Any:
+        return Images
+
+
+class Images(Dataset, HasConfig[ImagesConfig]):
     """Images that are made of the number of their participant."""
 
+    _config_type = ImagesConfig
+
     def __init__(self, numbers: range) -> None:
+        self.config = ImagesConfig(first=numbers.start, end=numbers.stop)
         self.numbers = numbers
         rows = {"participant_id": [f"sub-{n:03}" for n in numbers], "session_id": "ses-M000"}
         self._df = pd.DataFrame(rows)
@@ -129,7 +145,7 @@ def test(trainer: Trainer) -> None:
 
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")  # ClinicaDL writes the repr of what it can't serialize
-TIMES = ("exec/", "environment", "summary", ".log", "logs/computational.tsv")
+TIMES = ("exec/", "monitor_callback.pt", "environment", "summary", ".log", "logs/computational.tsv")
 """In the names of files that tell of times, machines and versions."""
 
 

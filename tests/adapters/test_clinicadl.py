@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -55,6 +55,10 @@ class SlowNorms(runs.Norms):
         time.sleep(0.01)
         super().on_optimization_step_end(model=model)
 
+    def on_epoch_end(self, **kwargs: Any) -> None:  # right before the training checkpoint reads the state
+        time.sleep(0.2)
+        self.norms.append(0.0)
+
 
 def test_a_run_that_was_broken_off_is_resumed_from_the_same_files(tmp_path: Path) -> None:
     for name, make in HANDLERS.items():
@@ -65,7 +69,7 @@ def test_a_run_that_was_broken_off_is_resumed_from_the_same_files(tmp_path: Path
     states = [name for name in broken if "/tmp/" in name]
     assert any(name.endswith("callbacks/model_checkpoint_callback.pt") for name in states)
     (norms,) = (broken[name] for name in states if name.endswith("callbacks/slow_norms.pt"))
-    assert len(norms["norms"]) == 8
+    assert len(norms["norms"]) == 8 + 2
     assert runs.same({name: broken[name] for name in states}, {name: expected[name] for name in states})
     for name, make in HANDLERS.items():
         callbacks = make(SlowNorms(), runs.Stops(epoch=100))  # ClinicaDL wants the same callbacks
@@ -74,7 +78,7 @@ def test_a_run_that_was_broken_off_is_resumed_from_the_same_files(tmp_path: Path
     files, expected = (runs.files(tmp_path / name) for name in ("behind", "inline"))
     assert [name for name, one in expected.items() if not runs.same(one, files.get(name))] == []
     assert files.keys() == expected.keys()
-    assert len(files["norms.txt"].splitlines()) == 16
+    assert len(files["norms.txt"].splitlines()) == 16 + 4
 
 
 def test_the_loop_goes_on_and_hooks_see_what_was(tmp_path: Path) -> None:
@@ -139,7 +143,7 @@ def test_which_callbacks_run_where() -> None:
         return [type(one.callback).__name__ for one in clinicadl.CallbacksHandler(callbacks).lanes.attached]
 
     class Asks(theirs.Callback):
-        background = {"queue_size": 10}
+        background: ClassVar[Any] = {"queue_size": 10}
 
         def on_epoch_end(self, **kwargs: Any) -> None: ...
 
@@ -192,7 +196,7 @@ def test_after_an_exception_what_was_fired_is_handled(tmp_path: Path) -> None:
     trainer = runs.make(tmp_path / "maps", HANDLERS["behind"](norms, runs.Stops(epoch=2)))
     with pytest.raises(ZeroDivisionError):
         runs.train(trainer)
-    assert len(norms.norms) == 4
+    assert len(norms.norms) == 4 + 1
 
 
 def test_synchronous_gives_the_same_files(tmp_path: Path) -> None:

@@ -254,6 +254,23 @@ def test_what_a_handler_has_as_an_attribute_is_as_of_the_event_and_what_it_chang
     assert norms.model is study.model
 
 
+def test_a_function_that_a_handler_has_as_an_attribute_sees_the_event_too() -> None:
+    class Steps:
+        def __init__(self, step: Any) -> None:
+            self.step = step
+
+        def __call__(self, engine: Engine) -> None:
+            hold.wait()
+            seen.append(self.step(engine, Events.ITERATION_COMPLETED))
+
+    study, hold, seen = Study(), Hold(), []
+    steps = Steps(global_step_from_engine(study.trainer))
+    study.trainer.add_event_handler(Events.ITERATION_COMPLETED, ignite.background(steps))
+    study.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), hold.open.set)
+    study.trainer.run(study.data, max_epochs=1)
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
 SCRIPT = Study()  # a script's global
 
 
