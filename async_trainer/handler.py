@@ -493,7 +493,7 @@ class CallbacksHandler:
                 step, an epoch.
 
         Returns:
-            A :class:`~async_trainer.resume.checkpoint.Checkpoint`: ``wait()`` for it, or look whether it is ``done``. While one is under way another is
+            A :class:`Checkpoint`: ``wait()`` for it, or look whether it is ``done``. While one is under way another is
             skipped, and counted.
 
         Raises:
