@@ -133,26 +133,29 @@ class MetricsLog(Callback):
         state: TrainerState,
         loss: Any,
         optimizers: Any = None,
+        maps: Any = None,
         event: EventInfo | None = None,
         **kwargs: Any,
     ) -> None:
         """Write the row of a batch."""
         if not self.wants(state=state):
             return
-        file = self._begin(event)
+        file = self._begin(maps, state, event)
         values = batch_scalars(loss, optimizers, "MetricsLog")
         file.write({"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}, values)
 
     def on_validation_end(
-        self, *, state: TrainerState, metrics: Any, event: EventInfo | None = None, **kwargs: Any
+        self, *, state: TrainerState, metrics: Any, maps: Any = None, event: EventInfo | None = None, **kwargs: Any
     ) -> None:
         """Write the row of a validation."""
-        file = self._begin(event)
+        file = self._begin(maps, state, event)
         file.write({"epoch": state.current_epoch, "step": state.optim_step}, validation_scalars(metrics))
         file.sync()
 
-    def _begin(self, event: EventInfo | None) -> RowFile | ParquetRows:
+    def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> RowFile | ParquetRows:
         """The file, as it was when this event came first: what a failed attempt wrote is cut off."""
+        if self._file is None and self._is_loaded:  # in a process that takes another's place there was no start
+            self._open(self._find(maps, state), size=self._size)
         if self._file is None:
             raise RuntimeError("MetricsLog: no file is open: on_train_start or on_resume comes first")
         if event is not None and event.attempt > 1:
