@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from async_trainer.callbacks.model_checkpoint import ModelCheckpoint as ModelCheckpoint
     from async_trainer.callbacks.progress import Progress as Progress
     from async_trainer.callbacks.prometheus import Prometheus as Prometheus
+    from async_trainer.callbacks.sample_images import SampleImages as SampleImages
     from async_trainer.callbacks.tensorboard import TensorBoard as TensorBoard
     from async_trainer.callbacks.training_checkpoint import TrainingCheckpoint as TrainingCheckpoint
     from async_trainer.callbacks.upload import Upload as Upload
@@ -33,6 +34,7 @@ _HOMES = {
     "ModelCheckpoint": "async_trainer.callbacks.model_checkpoint",
     "Progress": "async_trainer.callbacks.progress",
     "Prometheus": "async_trainer.callbacks.prometheus",
+    "SampleImages": "async_trainer.callbacks.sample_images",
     "TensorBoard": "async_trainer.callbacks.tensorboard",
     "TrainingCheckpoint": "async_trainer.callbacks.training_checkpoint",
     "Upload": "async_trainer.callbacks.upload",

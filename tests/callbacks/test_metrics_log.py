@@ -416,3 +416,18 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
 def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         MetricsLog(**arguments)
+
+
+def test_one_that_takes_a_dead_process_s_place_goes_on_from_its_state(tmp_path: Path) -> None:
+    """It has a state, and no start."""
+    first = MetricsLog(tmp_path / "metrics.jsonl")
+    first.on_train_start()
+    log_batches(first, range(1, 3))
+    state = first.state_dict()
+    log_batches(first, range(3, 5))
+    second = MetricsLog(tmp_path / "metrics.jsonl")
+    second.load_state_dict(state)
+    log_batches(second, range(3, 4))
+    second.on_train_end()
+    assert batches(tmp_path / "metrics.jsonl") == [1, 2, 3]
+    first.on_train_end()
