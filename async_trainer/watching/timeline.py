@@ -9,20 +9,24 @@ from async_trainer.events import Event
 from async_trainer.runtime.listening import LaneEvent
 from async_trainer.watching.tape import Note
 
-PHASES: Mapping[str, tuple[str, str]] = {
-    Event.TRAIN_START: ("train", Event.TRAIN_END),
-    Event.RESUME: ("train", Event.TRAIN_END),
-    Event.EPOCH_START: ("epoch", Event.EPOCH_END),
-    Event.BATCH_START: ("batch", Event.BATCH_END),
-    Event.FORWARD_STEP_START: ("forward", Event.BACKWARD_STEP_START),
-    Event.BACKWARD_STEP_START: ("backward", Event.BACKWARD_STEP_END),
-    Event.OPTIMIZATION_STEP_START: ("optimizer step", Event.OPTIMIZATION_STEP_END),
-    Event.VALIDATION_START: ("validation", Event.VALIDATION_END),
-    Event.EVALUATION_STEP_START: ("evaluation step", Event.METRICS_COMPUTATION_START),
-    Event.METRICS_COMPUTATION_START: ("metrics", Event.METRICS_COMPUTATION_END),
-    Event.VALIDATE_START: ("validate", Event.VALIDATE_END),
-    Event.TEST_START: ("test", Event.TEST_END),
+_OTHER_ENDS: Mapping[str, str] = {
+    Event.RESUME: Event.TRAIN_END,
+    Event.FORWARD_STEP_START: Event.BACKWARD_STEP_START,
+    Event.EVALUATION_STEP_START: Event.METRICS_COMPUTATION_START,
 }
+
+
+def _phases() -> dict[str, tuple[str, str]]:
+    found = {Event.RESUME.value: ("train", Event.TRAIN_END.value)}
+    for event in Event:
+        stem = event.value.removeprefix("on_").removesuffix("_start")
+        end = _OTHER_ENDS.get(event, f"on_{stem}_end")
+        if event.endswith("_start") and end in iter(Event):
+            found[event.value] = (stem.removesuffix("_step").replace("_", " "), str(end))
+    return found
+
+
+PHASES: Mapping[str, tuple[str, str]] = _phases()
 """By the event that begins it: a part of the loop, and the event that ends it."""
 
 LOOP_TRACK = 900_000_000

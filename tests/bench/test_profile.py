@@ -58,6 +58,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "mine.py"
 
 
+@pytest.mark.slow
 def test_it_sends_what_computes_to_a_process_what_waits_to_a_thread_and_leaves_the_tiny_inline(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

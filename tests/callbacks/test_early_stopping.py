@@ -113,6 +113,7 @@ class Recall:
     def reset(self) -> None: ...
 
 
+@pytest.mark.slow
 def test_it_does_the_same_however_it_is_run() -> None:
     class Watching(EarlyStopping):
         steers = False  # it only counts: it has the patience of a saint

@@ -218,6 +218,7 @@ def test_a_process_that_dies_in_a_validation_leaves_no_figure_of_half_of_it(tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"died", "epoch-002.png"}
 
 
+@pytest.mark.slow
 def test_it_does_the_same_however_it_runs() -> None:
     def draw(*, outputs: Any, detailed_metrics_df: Any, model: Any, state: Any) -> Figure:
         values = [value.double().sum().item() for output in outputs for value in output.values()]

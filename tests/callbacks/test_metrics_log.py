@@ -344,7 +344,7 @@ class DiesOnce(MetricsLog):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("retries", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_costs_no_row_and_doubles_none(tmp_path: Path, retries: int) -> None:
     maps = Maps(tmp_path / "maps")
     handler = CallbacksHandler([background(DiesOnce(), placement="process", retries=retries)])

@@ -244,10 +244,10 @@ def test_a_disk_that_is_full_for_a_while_costs_the_points_of_that_while_and_they
     for number in range(1, 10):
         if number == 4:
             handler.flush()
-            monkeypatch.setattr("async_trainer.callbacks.rows.os.write", full)
+            monkeypatch.setattr("async_trainer.files.appended.os.write", full)
         if number == 7:
             handler.flush()
-            monkeypatch.setattr("async_trainer.callbacks.rows.os.write", write)
+            monkeypatch.setattr("async_trainer.files.appended.os.write", write)
         handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(1.0))
     handler.call_event("on_train_end")
     with pytest.raises(LaneError, match="No space left on device"):
@@ -270,7 +270,7 @@ def test_while_retries_last_a_full_disk_costs_nothing(tmp_path: Path, monkeypatc
         handler.call_event("on_train_start")
         handler.call_event("on_backward_step_start", state=at(1), loss=torch.tensor(1.0))
         handler.flush()
-        monkeypatch.setattr("async_trainer.callbacks.rows.os.write", full)
+        monkeypatch.setattr("async_trainer.files.appended.os.write", full)
         for number in range(2, 5):
             handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(1.0))
         handler.call_event("on_train_end")

@@ -139,6 +139,7 @@ def test_a_checkpoint_that_fails_in_the_background_is_reported(
     assert any("DIFFERENT files: store/epoch-001.pt, store/step-00030.pt" in line for line in demo.lines)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_with_a_line(tmp_path: Path) -> None:
     argv = [
         sys.executable,

@@ -49,6 +49,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     return Killed(status, lines, folder, runs)
 
 
+@pytest.mark.slow
 def test_it_is_killed_half_way_resumed_from_before_and_ends_as_if_nothing_had_happened(killed: Killed) -> None:
     last = r"killed at step 20, resumed from step (7|14): identical weights, identical log and 2 checkpoints, 0 lost"
     assert re.fullmatch(last, killed.lines[-1]), killed.lines
@@ -58,6 +59,7 @@ def test_it_is_killed_half_way_resumed_from_before_and_ends_as_if_nothing_had_ha
     assert whole.read_bytes() == resumed.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_single_bit_that_differs_is_told_and_the_status_is_1(
     killed: Killed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -58,7 +58,7 @@ def test_threads_are_as_before(backend: str, monkeypatch: pytest.MonkeyPatch) ->
     handler.call_event("on_batch_end")
     assert set(threading.enumerate()) > before
     handler.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert not ours()
 
 
@@ -77,7 +77,7 @@ def test_fifty_handlers_leave_no_file_descriptor_and_no_memory(
             handler.close()
         del handler
         until(lambda: not ours(), "a pool is left")
-        until(lambda: threading.active_count() == threads, "threads are left")
+        until(lambda: threading.active_count() <= threads, "threads are left")  # fewer: as below
 
     threads = threading.active_count()
     once()

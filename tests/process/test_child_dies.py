@@ -21,7 +21,6 @@ from tests.process.kit import Rows, alive, child_of, kill, until, what_is_open, 
     ("big", "kills"),
     [
         (False, 3),
-        (True, 3),
         pytest.param(False, 100, marks=pytest.mark.slow),
         pytest.param(True, 20, marks=pytest.mark.slow),
     ],

@@ -74,11 +74,11 @@ def test_killed_over_and_over_it_goes_on(tmp_path: Path, mode: str, count: int) 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_goes_on(tmp_path: Path, whole: Outcome, kills: int) -> None:
+@pytest.mark.slow
+def test_killed_at_random_moments_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
     moments, folder = random.Random(), tmp_path / "0"
     folder.mkdir()
-    for killed in range(1, kills + 1):
+    for killed in range(1, 21):
         with start(folder) as child:
             assert child.stdout is not None
             child.stdout.readline()

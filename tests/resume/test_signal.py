@@ -46,6 +46,7 @@ def warned(folder: Path, *callbacks: Any, resume: bool = False, wait: bool = Fal
     return Trainer(folder, Noisy(), optimization=OptimizationConfig(num_epochs=3), callbacks=given)
 
 
+@pytest.mark.slow
 def test_at_a_warning_one_is_taken_after_the_batch_and_the_training_and_its_processes_go_on(tmp_path: Path) -> None:
     whole = warned(tmp_path / "whole")
     expected = outcome(whole, whole.train(split(), computational()))

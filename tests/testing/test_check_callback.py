@@ -67,7 +67,7 @@ class AsyncLog(Log):
         self.write(state.optim_step, loss.item())
 
 
-@pytest.mark.parametrize("make", [Log, AsyncLog])
+@pytest.mark.parametrize("make", [Log, pytest.param(AsyncLog, marks=pytest.mark.slow)])
 def test_a_callback_that_counts_its_bytes_passes(make: type[Log]) -> None:
     check_callback(lambda directory: make(directory / "log"))
 

@@ -104,7 +104,7 @@ def test_every_lane_has_a_track_with_its_hooks_and_the_barriers(trained: list[di
 def test_the_loop_has_its_parts_its_inline_hooks_and_its_captures(trained: list[dict[str, Any]]) -> None:
     loop = [one for one in trained if one["ph"] == "X" and one.get("tid") == tracks(trained)["loop"]]
     names = [one["name"] for one in loop]
-    for part in ("train", "epoch", "batch", "forward", "backward", "optimizer step", "validation", "metrics"):
+    for part in ("train", "epoch", "batch", "forward", "backward", "optimization", "validation", "metrics computation"):
         assert part in names
     assert names.count("epoch") == 2
     assert names.count("inline hooks: on_batch_end") == names.count("capture: on_batch_end") == names.count("batch")

@@ -16,7 +16,7 @@ from async_trainer.watching.status import Status
 Curve = list[tuple[float, float]]
 
 PLACES = ("epoch", "batch", "step")
-LEAVES = ("forward", "backward", "optimizer step", "evaluation step", "metrics")
+LEAVES = ("forward", "backward", "optimization", "evaluation", "metrics computation")
 """Parts of the loop that hold no others."""
 
 
