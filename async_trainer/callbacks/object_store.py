@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from async_trainer.callbacks.secrets import option_secrets, redacted, shown, url_secrets
+from async_trainer.callbacks.undisturbed import undisturbed
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.suggest import suggestion
@@ -44,6 +45,11 @@ class ObjectStore:
         self.url = url if "://" in url else str(Path(url).absolute())
         self.options = dict(options)
         _check_protocol(self.protocol, str(self))
+        if self.local is None:
+            from fsspec import get_filesystem_class  # type: ignore[import-untyped]
+
+            with undisturbed():
+                get_filesystem_class(self.protocol)
         self._secrets = sorted({*url_secrets(self.url), *option_secrets("", self.options)})
         self._filesystem: Any = None
         self._root = ""

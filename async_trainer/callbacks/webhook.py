@@ -17,6 +17,7 @@ import anyio
 from async_trainer.callback import Callback
 from async_trainer.callbacks.outbox import SinkError
 from async_trainer.callbacks.secrets import option_secrets, redacted
+from async_trainer.callbacks.undisturbed import undisturbed
 from async_trainer.callbacks.values import metric_values
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options
@@ -75,6 +76,8 @@ class Webhook(Callback):
     ) -> None:
         if find_spec("httpx") is None:
             raise ConfigurationError("Webhook needs httpx: pip install 'async_trainer[webhook]'")
+        with undisturbed():
+            import httpx  # noqa: F401
         if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ConfigurationError("Webhook: url must be a URL that begins with https:// or http://")
         if headers is not None and not isinstance(headers, Mapping) and not callable(headers):

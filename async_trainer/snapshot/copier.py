@@ -48,7 +48,7 @@ class Transfer:
         self.copies: list[Pooled] = []  # in buffers; whoever takes the token gives them back
         self._mine = [self.copies]
         self._wanted = True  # False: the event was dropped; what isn't copied yet need not be
-        self._buffers = buffers
+        self._buffers: Buffers | None = buffers  # until they are made: what waits there must not live as long as this
         self._room = room
         self._pairs: list[Pair] = []
         self._versions: list[int] = []
@@ -137,13 +137,15 @@ class Transfer:
         finally:
             self._pairs = []
             self._gate.open()
-            if not self._wanted:
-                self._buffers.give_back(self._take_copies())
+            buffers, self._buffers = self._buffers, None
+            if buffers is not None and not self._wanted:
+                buffers.give_back(self._take_copies())
 
     def _with_buffer(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor, str]:
         where, live, argument = pair
         if isinstance(where, torch.Tensor):
             return where, live, argument
+        assert self._buffers is not None
         buffer = self._buffers.like(live, self._room)
         if buffer is None:
             buffer = torch.empty_like(live)

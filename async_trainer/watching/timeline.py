@@ -21,7 +21,7 @@ def _phases() -> dict[str, tuple[str, str]]:
     for event in Event:
         stem = event.value.removeprefix("on_").removesuffix("_start")
         end = _OTHER_ENDS.get(event, f"on_{stem}_end")
-        if event.endswith("_start") and end in iter(Event):
+        if event.endswith("_start") and end in set(Event):
             found[event.value] = (stem.removesuffix("_step").replace("_", " "), str(end))
     return found
 

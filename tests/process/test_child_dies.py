@@ -21,8 +21,9 @@ from tests.process.kit import Rows, alive, child_of, kill, until, what_is_open, 
     ("big", "kills"),
     [
         (False, 3),
-        pytest.param(False, 100, marks=pytest.mark.slow),
-        pytest.param(True, 20, marks=pytest.mark.slow),
+        pytest.param(False, 100, marks=[pytest.mark.slow, pytest.mark.soak]),
+        pytest.param(True, 3, marks=pytest.mark.slow),
+        pytest.param(True, 20, marks=[pytest.mark.slow, pytest.mark.soak]),
     ],
 )
 def test_killed_at_random_moments_no_row_is_lost_or_doubled(tmp_path: Path, kills: int, big: bool) -> None:

@@ -62,8 +62,8 @@ def go_on(folder: Path, whole: Outcome) -> None:
     ("mode", "count"),
     [
         pytest.param("commits", 800, id="each step of a commit, and files torn at each 800th byte"),
-        pytest.param("steps", 1000, id="each step of a training", marks=pytest.mark.slow),
-        pytest.param("moments", 200, id="200 moments of a training", marks=pytest.mark.slow),
+        pytest.param("steps", 1000, id="each step of a training", marks=[pytest.mark.slow, pytest.mark.soak]),
+        pytest.param("moments", 200, id="200 moments of a training", marks=[pytest.mark.slow, pytest.mark.soak]),
     ],
 )
 def test_killed_over_and_over_it_goes_on(tmp_path: Path, mode: str, count: int) -> None:
@@ -75,10 +75,11 @@ def test_killed_over_and_over_it_goes_on(tmp_path: Path, mode: str, count: int) 
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_goes_on(tmp_path: Path, whole: Outcome) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_at_random_moments_it_goes_on(tmp_path: Path, whole: Outcome, kills: int) -> None:
     moments, folder = random.Random(), tmp_path / "0"
     folder.mkdir()
-    for killed in range(1, 21):
+    for killed in range(1, kills + 1):
         with start(folder) as child:
             assert child.stdout is not None
             child.stdout.readline()
