@@ -40,6 +40,7 @@ from async_trainer.runtime.barrier import Barrier
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+LONG = ("testing", "callbacks", "howto-k-fold", "howto-steer")  # pages that take many seconds
 PAGES = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path.exists()]
 ERRORS = [name for name, one in vars(errors).items() if inspect.isclass(one) and one.__module__ == errors.__name__]
 SHOWN = [cls.__name__ for cls in (stats.Report, stats.Failure, stats.Stats, stats.LaneStats, stats.Waits, Barrier)]
@@ -145,7 +146,9 @@ def code_of(*pages: Path) -> str:
     return "\n".join(code for page in pages for code in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(), re.DOTALL))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES]
+)
 def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
     if all(block.language != "python" or block.remark.startswith("not run: ") for block in read_blocks(page)):
         return  # nothing to run here: a page of words, or of a library that may not be installed

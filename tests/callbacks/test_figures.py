@@ -202,6 +202,7 @@ def test_what_the_function_holds_on_to_must_be_sendable(tmp_path: Path) -> None:
         CallbacksHandler([Figures(lambda: lock.locked() or None, folder=tmp_path)])
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_in_a_validation_leaves_no_figure_of_half_of_it(tmp_path: Path) -> None:
     class Dies(Figures):
         def on_metrics_computation_start(self, *, output: Any) -> None:
@@ -228,6 +229,7 @@ def test_it_does_the_same_however_it_runs() -> None:
     check_callback(lambda directory: Figures(draw, every=2, folder=directory))
 
 
+@pytest.mark.slow
 def test_it_draws_in_a_whole_training(tmp_path: Path) -> None:
     assert play(Figures(lambda metrics, outputs: plot([len(outputs)]), folder=tmp_path)).failed == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-001.png", "epoch-002.png"]

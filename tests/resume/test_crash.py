@@ -61,7 +61,9 @@ def go_on(folder: Path, whole: Outcome) -> None:
 @pytest.mark.parametrize(
     ("mode", "count"),
     [
-        pytest.param("commits", 800, id="each step of a commit, and files torn at each 800th byte"),
+        pytest.param(
+            "commits", 800, id="each step of a commit, and files torn at each 800th byte", marks=pytest.mark.slow
+        ),
         pytest.param("steps", 1000, id="each step of a training", marks=[pytest.mark.slow, pytest.mark.soak]),
         pytest.param("moments", 200, id="200 moments of a training", marks=[pytest.mark.slow, pytest.mark.soak]),
     ],

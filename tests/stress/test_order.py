@@ -78,6 +78,7 @@ def test_sixteen_lanes_keep_order_and_books_under_interrupts(seed: int) -> None:
     stress(EVENTS, seed)
 
 
+@pytest.mark.slow
 def test_lanes_keep_order_and_books_under_interrupts() -> None:
     stress(EVENTS // 10, 0)
 

@@ -72,6 +72,7 @@ def test_a_callback_that_counts_its_bytes_passes(make: type[Log]) -> None:
     check_callback(lambda directory: make(directory / "log"))
 
 
+@pytest.mark.slow
 def test_the_metrics_log_of_the_demo_passes() -> None:
     check_callback(lambda directory: MetricsLog(directory / "metrics.jsonl"))
 
