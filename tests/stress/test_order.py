@@ -73,7 +73,8 @@ class Interrupts:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak), pytest.param(3, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_sixteen_lanes_keep_order_and_books_under_interrupts(seed: int) -> None:
     stress(EVENTS, seed)
 
