@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from async_trainer.errors import CaptureError
-from async_trainer.routes import UNTAKEN, HookTask, Plan, Snapshot, Uncaptured
+from async_trainer.routes import UNTAKEN, HookTask, Plan, Uncaptured
 from async_trainer.runtime.job import Lease
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool
@@ -33,25 +33,21 @@ class CapturePlan(Protocol):
         """The name of the value at ``place``, for messages."""
 
 
-def take_event(
-    pool: Pool, plan: Plan, arguments: dict[str, Any], run: Mapping[str, Any], stage: str, now: float
-) -> tuple[Targets, Snapshot | None]:
-    """Copy what the hooks of ``plan`` named, once. None: the event is for none of them, or had to be dropped."""
-    if plan.simple:
-        run_names = plan.run_names
-        live = [run[name] if name in run_names else arguments[name] for name in plan.names]
-        values, lease = take_values(pool, live, plan)
-        targets: Targets = plan.targets
-        errors: dict[HookTask, Exception] | None = None
-    else:
-        targets, errors = _choose(plan, stage, {**run, **arguments}) if plan.filtered else (plan.targets, None)
+def take_chosen(
+    pool: Pool, plan: Plan, arguments: dict[str, Any], run: Mapping[str, Any], stage: str
+) -> tuple[Targets, list[Any] | None, Lease | None, dict[HookTask, Exception] | None]:
+    """Copy what those hooks of ``plan`` named that want this event, once: for a plan that isn't ``direct``.
+
+    Returns:
+        Who wants it; then as :func:`take_values`, and by task what its ``when`` raised.
+    """
+    targets: Targets = plan.targets
+    errors: dict[HookTask, Exception] | None = None
+    if plan.filtered:
+        targets, errors = _choose(plan, stage, {**run, **arguments})
         if not targets:
-            return (), None
-        values, lease = take_values(pool, _select(plan, targets, arguments, run), plan)
-    if values is None:
-        pool.drop(targets)
-        return (), None
-    return targets, Snapshot(plan, now, values, lease, errors)
+            return (), None, None, None
+    return targets, *take_values(pool, _select(plan, targets, arguments, run), plan), errors
 
 
 def _select(plan: Plan, targets: Targets, arguments: dict[str, Any], run: Mapping[str, Any]) -> list[Any]:
@@ -73,33 +69,31 @@ def _select(plan: Plan, targets: Targets, arguments: dict[str, Any], run: Mappin
     return live
 
 
-def take_values(pool: Pool, live: list[Any], plan: CapturePlan) -> tuple[list[Any] | None, Lease | None]:
+def take_values(pool: Pool, live: Iterable[Any], plan: CapturePlan) -> tuple[list[Any] | None, Lease | None]:
     """Copy ``live``, each value as its kind asks; a copy that fails leaves an ``Uncaptured`` in its place.
 
-    ``live`` itself is filled with the copies. Room in the byte budget is waited for once, for all of them, before the
-    first big one is copied.
+    Room in the byte budget is waited for once, for all of them, before the first big one is copied.
 
     Returns:
         The values, and the bytes that they take of the budget. None for the values: there is no room, and the lanes
         that could make some have stalled.
     """
     kinds = capture.kinds
+    values: list[Any] = []
     found: dict[int, Any] | None = None
-    for place, value in enumerate(live):
+    for value in live:
         try:
             kind = kinds.get(type(value)) or capture.kind(type(value))
-            if kind.take is None:
-                continue
-            if kind.quick is not None:
-                live[place] = kind.quick(value)
-                continue
+            if kind.take is not None:
+                if kind.quick is not None:
+                    value = kind.quick(value)
+                else:
+                    found = {} if found is None else found
+                    found[len(values)] = value
         except Exception as error:
-            live[place] = _uncaptured(error)
-            continue
-        if found is None:
-            found = {}
-        found[place] = value
-    return (live, None) if found is None else _take_found(pool, live, found, plan)
+            value = _uncaptured(error)
+        values.append(value)
+    return (values, None) if found is None else _take_found(pool, values, found, plan)
 
 
 def _take_found(

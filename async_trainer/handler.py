@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from async_trainer.attach import Attached, attach_all
 from async_trainer.callback import Background, BackgroundOptions, Inline, flatten
-from async_trainer.emit import take_event
+from async_trainer.emit import Targets, take_chosen, take_values
 from async_trainer.errors import ConfigurationError
 from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
 from async_trainer.explain import Explanation, explain, tell_costs
@@ -22,7 +22,7 @@ from async_trainer.holders import refuse_holders
 from async_trainer.hooks import ALL_EVENTS, check_training, tolerated
 from async_trainer.plan import check_names, make_plan
 from async_trainer.proxy import MISSING, Proxied, make_proxy
-from async_trainer.routes import EventInfo, HookTask, Plan, Route
+from async_trainer.routes import EventInfo, HookTask, Plan, Route, Snapshot
 from async_trainer.runtime import exits
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.lane import Lane
@@ -209,26 +209,37 @@ class CallbacksHandler:
     def _emit(self, route: Route, arguments: dict[str, Any]) -> None:
         began = clock()
         plan = route.plans.get(tuple(arguments)) or self._plan(route, arguments)
-        targets, snapshot = take_event(self._pool, plan, arguments, self._provided, self._stage, began)
+        pool = self._pool
+        if plan.direct:
+            targets: Targets = plan.targets
+            values, lease = take_values(pool, map(arguments.__getitem__, plan.names), plan)
+            errors = None
+        else:
+            targets, values, lease, errors = take_chosen(pool, plan, arguments, self._provided, self._stage)
+        snapshot = None if values is None else Snapshot(plan, began, values, lease, errors)
         spent = clock() - began
         route.seconds += spent
-        for tape in self._tapes:
-            tape.capture(route.event, began, spent)
+        if self._tapes:
+            for tape in self._tapes:
+                tape.capture(route.event, began, spent)
         if snapshot is None:
+            if targets:
+                pool.drop(targets)
             route.skipped += spent
             return
-        route.first = route.first or spent
+        if not route.captures:
+            route.first = spent
         route.captures += 1
         if route.seconds > route.tell_at:
             tell_costs(route)
-        if snapshot.lease is None:
-            self._pool.push(targets, snapshot)
+        if lease is None:
+            pool.push(targets, snapshot)
             return
-        route.overlaps = route.overlaps or snapshot.lease.transfer is not None
+        route.overlaps = route.overlaps or lease.transfer is not None
         try:
-            self._pool.push(targets, snapshot)
+            pool.push(targets, snapshot)
         finally:
-            self._pool.release(snapshot.lease)
+            pool.release(lease)
 
     def _plan(self, route: Route, arguments: dict[str, Any]) -> Plan:
         live = [*self._provided.values(), *arguments.values()]

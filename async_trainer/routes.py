@@ -206,17 +206,15 @@ class Plan:
     targets: tuple[tuple[Lane, HookTask], ...]
     state_place: int | None
     names: tuple[str, ...] = field(init=False)
-    run_names: frozenset[str] = field(init=False)  # those that the run's start provided
     filtered: bool = field(init=False)  # not each event is for each target
-    simple: bool = field(init=False)  # each slot is captured at each event, as it is
+    direct: bool = field(init=False)  # each slot is captured at each event, as this brings it
     essential: bool = field(init=False)
     shared: bool = field(init=False)  # a child process is to see the values
 
     def __post_init__(self) -> None:
         self.names = tuple(slot.name for slot in self.slots)
-        self.run_names = frozenset(slot.name for slot in self.slots if slot.from_run)
         self.filtered = any(task.filtered for _, task in self.targets)
-        self.simple = not self.filtered and not any(slot.select or slot.plain_only for slot in self.slots)
+        self.direct = not (self.filtered or any(slot.from_run or slot.select or slot.plain_only for slot in self.slots))
         self.essential = any(task.essential for _, task in self.targets)
         self.shared = any(lane.placement == "process" for lane, _ in self.targets)
 

@@ -154,6 +154,13 @@ class Lane:
             and not self.stalled(now)
         )
 
+    def admit(self, job: Job) -> bool:
+        """Append ``job`` where there is room in any case. Returns whether there is; else :meth:`push` decides."""
+        if self.closed or len(self._queue) + len(self._hand) > self._roomy:
+            return False
+        self._queue.append(job)
+        return True
+
     def push(self, job: Job, over: bool = False) -> Job | None:
         """Append ``job``. Returns what gives way to it where the lane is full: an older job, or ``job`` itself.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
@@ -32,6 +33,10 @@ class TrainerState:
     num_val_batches: int = 0
     current_test_batch: int = 0
     num_test_batches: int = 0
+
+
+new_object = object.__new__
+set_fields: Callable[[Any, dict[str, Any]], None] = TrainerState.__dict__["__dict__"].__set__  # of frozen ones, too
 
 
 def reset(state: TrainerState) -> None:
@@ -67,6 +72,6 @@ def _thaw(fields: dict[str, Any]) -> FrozenTrainerState:
 @capture.freezes(TrainerState)
 def freeze(state: TrainerState) -> FrozenTrainerState:
     """A frozen copy. The training thread: in half the time that ``copy.copy`` takes."""
-    frozen = object.__new__(FrozenTrainerState)
-    object.__setattr__(frozen, "__dict__", state.__dict__.copy())
+    frozen = new_object(FrozenTrainerState)
+    set_fields(frozen, state.__dict__.copy())
     return frozen
