@@ -141,7 +141,7 @@ class HookTask:
         result: Any = None
         try:
             result = self.hook.function(**arguments)
-            if inspect.iscoroutine(result) and self.lane.placement != "task":
+            if result is not None and inspect.iscoroutine(result) and self.lane.placement != "task":
                 result.close()  # of a wrapper or lambda that doesn't look async
                 result = None
                 raise ConfigurationError(
@@ -150,7 +150,7 @@ class HookTask:
         finally:
             if scope is not None and not inspect.iscoroutine(result):
                 scope.close()
-        return _awaited(result, scope) if inspect.iscoroutine(result) else result
+        return _awaited(result, scope) if result is not None and inspect.iscoroutine(result) else result
 
     def retriable(self, error: BaseException) -> bool:
         return not isinstance(error, AsyncTrainerError)  # ours say the same each time

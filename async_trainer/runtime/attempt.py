@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from async_trainer.errors import EventLostError
 from async_trainer.runtime.job import Job, Mark
-from async_trainer.runtime.lane import Ending, Lane
+from async_trainer.runtime.lane import DELIVERED, DROPPED, FAILED, Lane
 from async_trainer.runtime.listening import tell, tell_passed
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def succeed(pool: Pool, lane: Lane, job: Job, result: Any, span: tuple[float, fl
     pool.settled(job)
     if pool.listeners:
         tell(pool, lane, job, "delivered", span=span)
-    lane.settle(Ending.DELIVERED)
+    lane.settle(DELIVERED)
     job.task.settled(job, result, None)  # last: who waited for it finds it in the books
 
 
@@ -48,7 +48,7 @@ def fail(
     pool.settled(job)
     if pool.listeners:
         tell(pool, lane, job, "failed", error, span)
-    lane.settle(Ending.FAILED)
+    lane.settle(FAILED)
     job.task.settled(job, None, error)
 
 
@@ -57,7 +57,7 @@ def drop(pool: Pool, lane: Lane, job: Job) -> None:
     pool.settled(job)
     if pool.listeners:
         tell(pool, lane, job, "dropped")
-    lane.settle(Ending.DROPPED)
+    lane.settle(DROPPED)
     job.task.settled(job, None, EventLostError(f"{job.task.owner.name}.{job.task.name} was dropped: it is turned off"))
 
 

@@ -26,6 +26,9 @@ class Ending(Enum):
     DROPPED = 2
 
 
+DELIVERED, FAILED, DROPPED = Ending  # for each event: looked up in an enum they take longer than what is done with them
+
+
 class Lane:
     """What waits, what is in hand, and what became of the rest.
 
@@ -240,13 +243,12 @@ class Lane:
             self._marks -= 1
             self.visiting = True
             return head
-        taken: list[Job | None] = []
-        while self._queue and len(taken) < self._batch:
-            item = self._queue[0]
-            if isinstance(item, Mark):
+        taken: list[Any] = []
+        queue = self._queue
+        for _ in range(min(self._batch, len(queue))):
+            if self._marks and isinstance(queue[0], Mark):
                 break
-            self._queue.popleft()
-            taken.append(item)
+            taken.append(queue.popleft())
         if self._books[0] < len(self._hand):  # a child process has them, and is given more meanwhile
             self._hand += taken
         else:
@@ -267,9 +269,9 @@ class Lane:
         """The running job is handled."""
         settled, delivered, failed, dropped = self._books
         hand = self._hand  # once this was the last of it, another may take its place
-        if ending is Ending.DELIVERED:
+        if ending is DELIVERED:
             self._books = (settled + 1, delivered + 1, failed, dropped)
-        elif ending is Ending.FAILED:
+        elif ending is FAILED:
             self._books = (settled + 1, delivered, failed + 1, dropped)
         else:
             self._books = (settled + 1, delivered, failed, dropped + 1)

@@ -81,7 +81,7 @@ class ThreadWorker(OnThread):
                 pool.tell()
                 if now - self._measured[0] > MEASURE_EVERY:
                     self._measure()
-            if pool.pause or lane.abandoned or pool.turn_is_over(lane):
+            if pool.pause or lane.abandoned or (pool.crowded and pool.turn_is_over(lane)):
                 pool.give_back(lane)
                 break
         self._measure()
@@ -106,7 +106,9 @@ class ThreadWorker(OnThread):
         if owner.disabled:
             attempts.drop(pool, lane, job)
             return 0.0
-        patience = min(owner.timeout or pool.stall_timeout, pool.stall_timeout)
+        patience = pool.stall_timeout
+        if owner.timeout is not None:
+            patience = min(owner.timeout, patience)
         attempt = 1
         while True:
             now = attempts.begin(pool, lane, patience)
