@@ -106,7 +106,7 @@ def _take_found(
     offload: Offload | None = None
     try:
         _take_each(live, found, memo, plan)
-        if room.refused or ((memo.batch or memo.parts) and not room.reserve(memo, memo.pending())):
+        if room.refused or ((memo.batch or memo.states or memo.parts) and not room.reserve(memo, memo.pending())):
             return None, None
         try:
             memo.copy_batch()

@@ -8,16 +8,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from async_trainer.snapshot.buffers import Pooled
-from async_trainer.snapshot.copier import copy_all
 from async_trainer.snapshot.memo import Memo
+from async_trainer.snapshot.transfer import copy_all
 
 if TYPE_CHECKING:
     from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.sealed import SealedLeaf
     from async_trainer.snapshot.shared import Block
+    from async_trainer.snapshot.states import SealedState
 
 Entry = tuple["SealedLeaf", torch.Tensor, int, "Fence | None", str]
 """What seals a tensor, the live tensor, its bytes, the fence that guards it, and the argument that it is part of."""
+States = tuple["SealedState", list[torch.Tensor], int, "Fence", str]
+"""The same of all tensors of an optimizer's state, which is sealed as a whole."""
+
+
+def copy_states(states: Sequence[States], memo: Memo) -> list[Entry]:
+    """Have optimizers' states copied while the training goes on; those that can't be are returned, tensor by tensor.
+    TRAINING THREAD."""
+    rest: list[Entry] = []
+    for sealed, tensors, nbytes, fence, argument in states:
+        if memo.store is None or memo.block is not None or fence.stepping:
+            rest += [(leaf, live, live.nbytes, fence, argument) for leaf, live in sealed.leaves()]
+            continue
+        memo.expecting.add(fence)
+        memo.store.transfer(memo).add_state(sealed, tensors, nbytes, argument)
+        memo.nbytes += nbytes
+    return rest
 
 
 def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
@@ -31,6 +48,7 @@ def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
     if store is None:
         return list(entries)
     rest: list[Entry] = []
+    guarded: list[Entry] = []
     now: list[tuple[torch.Tensor, torch.Tensor, str]] = []
     with torch.inference_mode(False):
         for entry in entries:
@@ -38,10 +56,7 @@ def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
             plain = type(live) in PLAIN and _has_plain_memory(live)
             later = fence is not None and not fence.stepping and not live.is_inference()
             if later and plain and memo.block is None and live.is_contiguous():
-                assert fence is not None
-                memo.expecting.add(fence)
-                store.transfer(memo).add_sealed(sealed, live, nbytes, argument)
-                memo.nbytes += nbytes
+                guarded.append(entry)
                 continue
             shared = in_block(memo.block, live) if plain and memo.block is not None else None
             buffer = shared if shared is not None else store.buffer(live, memo.used) if plain else None
@@ -59,6 +74,9 @@ def copy_big(entries: Sequence[Entry], memo: Memo) -> list[Entry]:
                 continue
             memo.buffers.append(Pooled(buffer, nbytes))
             memo.nbytes += nbytes
+    if guarded:
+        memo.expecting.update([entry[3] for entry in guarded if entry[3] is not None])
+        memo.nbytes += store.transfer(memo).add_sealed(guarded)
     if now:
         copy_all(now)
     return rest

@@ -139,7 +139,9 @@ class Buffers:
     @property
     def nbytes(self) -> int:
         """Bytes that wait to be used again."""
-        return sum(tensor.nbytes for waiting in list(self._free.values()) for tensor in list(waiting))
+        return sum(
+            len(waiting) * dtype.itemsize * shape.numel() for (dtype, shape, _), waiting in [*self._free.items()]
+        )
 
 
 def in_use(tensor: torch.Tensor) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from async_trainer.snapshot.copier import Transfer
+from async_trainer.snapshot.memo import Memo
+from async_trainer.snapshot.states import Form, take_state
+from async_trainer.snapshot.transfer import Transfer
 
 
 class Fence:
@@ -26,6 +29,7 @@ class Fence:
         self._optimizer = weakref.ref(optimizer)
         self._waited = waited
         self._pending: list[Transfer] = []
+        self._form: Form | None = None  # of its optimizer's state, the last time
         self._waiting = False  # in the hook before a step
         self.stepping = _inside_a_step()  # then (LBFGS calls the loop's closure there) nothing may be copied later
         self._hooks = (
@@ -51,7 +55,7 @@ class Fence:
         """The ids of the parameters that are its optimizer's now. TRAINING THREAD."""
         optimizer = self._optimizer()
         groups = optimizer.param_groups if optimizer is not None else ()
-        return (id(parameter) for group in groups for parameter in group["params"])
+        return map(id, chain.from_iterable([group["params"] for group in groups]))
 
     def guards(self, optimizer: object) -> bool:
         """Whether ``optimizer`` is its own."""
@@ -65,6 +69,15 @@ class Fence:
         return not ours or any(
             id(parameter) in ours for group in optimizer.param_groups for parameter in group["params"]
         )
+
+    def take_state(self, state: Any, fields: dict[str, Any], memo: Memo) -> bool:
+        """Capture its optimizer's state as a whole, into ``fields``, if it can be. TRAINING THREAD."""
+        if self.stepping:
+            return False
+        sealed, self._form = take_state(state, self._form, self, memo)
+        if sealed is not None:
+            fields["state"] = sealed
+        return sealed is not None
 
     def expect(self, transfer: Transfer) -> None:
         """Wait for ``transfer`` before the next step. TRAINING THREAD."""

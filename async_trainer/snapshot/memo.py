@@ -10,13 +10,13 @@ from async_trainer.snapshot.bundle import Bundle
 from async_trainer.snapshot.kind import SMALL
 
 if TYPE_CHECKING:
-    from async_trainer.snapshot.big import Entry
-    from async_trainer.snapshot.copier import Transfer
+    from async_trainer.snapshot.big import Entry, States
     from async_trainer.snapshot.devices import Part
     from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.sealed import SealedLeaf, SealedNode
     from async_trainer.snapshot.shared import Block
     from async_trainer.snapshot.store import Store
+    from async_trainer.snapshot.transfer import Transfer
 
 
 class Buffer(weakref.ref[Any]):
@@ -52,6 +52,7 @@ class Memo:
         bundle: once a cycle was found.
         batch: the tensors found so far, which are copied together: those of one module or optimizer at its end, or
             those of all arguments when all are found. None: each is copied when it is found.
+        states: the optimizers' states found so far, which go with the batch.
         room: where the bytes of the event are to be reserved before anything big is copied; None: they are.
         parts: tensors on an accelerator; copied together when all arguments are captured.
         store: where big copies go; None: to memory of their own, at once.
@@ -65,7 +66,7 @@ class Memo:
 
     __slots__ = (
         "alive", "argument", "batch", "block", "buffers", "bundle", "copies", "deep", "expecting", "fences",
-        "gradients", "nbytes", "owner", "parts", "private", "room", "store", "transfer", "used",
+        "gradients", "nbytes", "owner", "parts", "private", "room", "states", "store", "transfer", "used",
     )  # fmt: skip
 
     def __init__(self, store: Store | None = None, used: int = 0) -> None:
@@ -79,6 +80,7 @@ class Memo:
         self.bundle: Bundle | None = None
         self.deep: dict[int, Any] | None = None
         self.batch: list[Entry] | None = None
+        self.states: list[States] = []
         self.room: Room | None = None
         self.parts: list[Part] = []
         self.store = store
@@ -127,11 +129,17 @@ class Memo:
     def pending(self) -> int:
         """Bytes of the big tensors that are found, and not copied yet."""
         found = sum(nbytes for _, _, nbytes, _, _ in self.batch or () if nbytes > SMALL)
+        found += sum(nbytes for _, _, nbytes, _, _ in self.states)
         return found + sum(part.nbytes for part in self.parts if part.nbytes > SMALL)
 
     def copy_batch(self) -> None:
         """Copy what was found."""
-        batch, self.batch = self.batch, None
+        batch, self.batch = self.batch or [], None
+        states, self.states = self.states, []
+        if states:
+            from async_trainer.snapshot.big import copy_states
+
+            batch += copy_states(states, self)
         if batch:
             from async_trainer.snapshot.tensors import copy_together
 
@@ -148,17 +156,18 @@ class Memo:
                 self.batch = [other for other in self.batch or () if other is not entry]
                 return
 
-    def mark(self) -> tuple[int, int, int, int]:
+    def mark(self) -> tuple[int, ...]:
         """Where it is now, for ``rollback``."""
-        return len(self.alive), len(self.buffers), len(self.batch or ()), len(self.parts)
+        return len(self.alive), len(self.buffers), len(self.batch or ()), len(self.parts), len(self.states)
 
-    def rollback(self, mark: tuple[int, int, int, int]) -> None:
+    def rollback(self, mark: tuple[int, ...]) -> None:
         """Forget all that was found since: a capture that failed left values half sealed."""
-        alive, buffers, batch, parts = mark
+        alive, buffers, batch, parts, states = mark
         for source in self.alive[alive:]:
             self.copies.pop(id(source), None)
         self.nbytes -= sum(buffer.nbytes for buffer in self.buffers[buffers:])
         del self.alive[alive:], self.buffers[buffers:], (self.batch or [])[batch:], self.parts[parts:]
+        del self.states[states:]
         self.deep = None
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from async_trainer.snapshot.attributes import filled_slots, maker_of
+from async_trainer.snapshot.attributes import filled_slots, maker_of, slots_of
 from async_trainer.snapshot.closures import take_function
 from async_trainer.snapshot.containers import SealedDict
 from async_trainer.snapshot.faults import located
@@ -28,6 +28,8 @@ _MEMBERS = frozenset({"_parameters", "_buffers", "_modules"})
 _NAMES = "_non_persistent_buffers_set"
 _SELDOM = _HOOKS | _MEMBERS | {_NAMES}
 _DROPPED: dict[str, Any] = {"_is_full_backward_hook": None, "_compiled_call_impl": None}
+_SPECIAL = _MEMBERS | {_NAMES} | _DROPPED.keys()
+LAYOUTS = 10_000
 
 
 class SealedModule(SealedNode):
@@ -99,36 +101,54 @@ def take_module(value: torch.nn.Module, memo: Memo) -> Any:
 
 
 def _take_one(value: torch.nn.Module, sealed: SealedModule, memo: Memo) -> None:
-    _take_fields(vars(value), sealed.fields, memo)
-    slots = filled_slots(value)
-    if slots:
-        sealed.slots = [(slot, leaf(held, memo)) for slot, held in slots]
+    _take_fields(value.__dict__, sealed.fields, memo)
+    cls: Any = type(value)
+    if slots_of(cls):
+        sealed.slots = [(slot, leaf(held, memo)) for slot, held in filled_slots(value)]
     sealed.done = True
 
 
 def _take_fields(live: dict[str, Any], fields: dict[str, Any], memo: Memo) -> None:
+    hooks, others = _layouts.get(tuple(live)) or _layout(tuple(live))
     name = ""
     try:
-        for name, part in live.items():
-            if name in _HOOKS:
-                if part:
-                    fields[name] = take_hooks(part, memo)
-                continue
+        if any(map(live.get, hooks)):
+            for name in hooks:
+                if live[name]:
+                    fields[name] = take_hooks(live[name], memo)
+        for name, special in others:
+            part = live[name]
             cls = type(part)
-            if cls in _references and cls is not types.FunctionType and name not in _DROPPED:
-                fields[name] = part
-            elif name in _MEMBERS:
-                fields[name] = _take_members(part, memo) if part else _EMPTY
-            elif name == _NAMES and not part:
-                fields[name] = _NO_NAMES
-            elif name in _DROPPED:
-                fields[name] = _DROPPED[name]
+            if special:
+                fields[name] = _take_special(name, part, memo)
             elif cls is types.FunctionType:
                 fields[name] = take_function(part, memo)
             else:
-                fields[name] = leaf(part, memo)
+                fields[name] = part if cls in _references else leaf(part, memo)
     except Exception as error:
         raise (error if name in _MEMBERS else located(error, f".{name}")) from None
+
+
+def _take_special(name: str, part: Any, memo: Memo) -> Any:
+    if name in _MEMBERS:
+        return _take_members(part, memo) if part else _EMPTY
+    if name == _NAMES:
+        return leaf(part, memo) if part else _NO_NAMES
+    return _DROPPED[name]
+
+
+Layout = tuple[tuple[str, ...], tuple[tuple[str, bool], ...]]
+_layouts: dict[tuple[str, ...], Layout] = {}
+"""The names in a module's ``__dict__`` -> its hooks; the others, and whether each is torch's own. Modules of one class
+have the same, so they are sorted once."""
+
+
+def _layout(names: tuple[str, ...]) -> Layout:
+    if len(_layouts) > LAYOUTS:  # of modules that get ever new attributes
+        _layouts.clear()
+    hooks = tuple(name for name in names if name in _HOOKS)
+    layout = _layouts[names] = hooks, tuple((name, name in _SPECIAL) for name in names if name not in _HOOKS)
+    return layout
 
 
 def _take_members(members: dict[str, Any], memo: Memo) -> SealedDict:

@@ -12,8 +12,8 @@ from async_trainer.errors import CaptureError
 from async_trainer.snapshot.accelerators import Accelerator, Event
 
 if TYPE_CHECKING:
-    from async_trainer.snapshot.copier import Transfer
     from async_trainer.snapshot.sealed import SealedLeaf
+    from async_trainer.snapshot.transfer import Transfer
 
 PAUSES = 50e-6, 2e-3  # s: a worker looks ever less often. Event.synchronize() would spin, on a core for each lane
 clock = time.perf_counter

@@ -24,7 +24,11 @@ class SealedParameter(SealedTensor):
     __slots__ = ("grad",)
 
     def __init__(self, cls: type, requires_grad: bool) -> None:
-        super().__init__(cls, False, requires_grad)
+        self.copied: Any = None  # not by super().__init__(): there are hundreds
+        self.cls = cls
+        self.private = False
+        self.requires_grad = requires_grad
+        self.fields: Any = None
         self.grad: Any = None
 
     def shell(self) -> Any:

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     import torch
 
     from async_trainer.snapshot.buffers import Buffers, Pooled
-    from async_trainer.snapshot.copier import Copier, Transfer
+    from async_trainer.snapshot.copier import Copier
     from async_trainer.snapshot.devices import Devices
     from async_trainer.snapshot.fence import Fence
     from async_trainer.snapshot.memo import Memo
     from async_trainer.snapshot.offload import Offload
+    from async_trainer.snapshot.transfer import Transfer
 
 STOP = 5.0  # s: for copies under way at the end
 
@@ -65,7 +66,10 @@ class Store:
         """The fence of each parameter that has one, by the parameter's id. TRAINING THREAD."""
         # Of several for one parameter, that which steps now comes last: nothing may be copied later then.
         fences = sorted(self._fences, key=lambda fence: fence.stepping)
-        return {identity: fence for fence in fences for identity in fence.parameters()}
+        found: dict[int, Fence] = {}
+        for fence in fences:
+            found |= dict.fromkeys(fence.parameters(), fence)
+        return found
 
     def fence_of(self, optimizer: object) -> Fence | None:
         """The fence of an optimizer, if it has one."""
@@ -92,7 +96,7 @@ class Store:
     def transfer(self, memo: Memo) -> Transfer:
         """That of an event, whose copies are made while the training goes on. TRAINING THREAD."""
         if memo.transfer is None:
-            from async_trainer.snapshot.copier import Transfer
+            from async_trainer.snapshot.transfer import Transfer
 
             memo.transfer = Transfer(self._warm(), self._limit - memo.used)
             memo.buffers.append(memo.transfer)

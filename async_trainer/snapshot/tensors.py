@@ -139,7 +139,7 @@ class Batch(AbstractContextManager[None]):
     def __enter__(self) -> None:
         memo = self.memo
         if self.outermost:
-            memo.batch = []
+            memo.batch, memo.states = [], []
         if memo.fences is None:
             memo.fences = memo.store.fenced() if memo.store is not None else {}
 
@@ -148,7 +148,7 @@ class Batch(AbstractContextManager[None]):
         if self.outermost and kind is None:
             self.memo.copy_batch()
         elif self.outermost:
-            self.memo.batch = None
+            self.memo.batch, self.memo.states = None, []
 
 
 def copy_together(batch: Sequence[Entry], memo: Memo) -> None:

@@ -7,9 +7,9 @@ on the captured values.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,6 +22,9 @@ from async_trainer.snapshot.memo import Memo
 from async_trainer.snapshot.registry import Rule, capture, leaf, size
 from async_trainer.snapshot.sealed import Scope, Sealed, SealedNode, open_value
 from async_trainer.snapshot.tensors import Batch
+
+if TYPE_CHECKING:
+    from async_trainer.snapshot.fence import Fence
 
 _references = capture.references
 _REFUSED = {
@@ -120,11 +123,12 @@ def _take(base: type, dropped: Callable[[str, Any], Any]) -> Callable[[Any, Memo
         owner = memo.owner
         try:
             with Batch(memo):
-                for name, part in vars(value).items():
+                for name, part in _ordered(vars(value), fence):
                     replacement = dropped(name, part)
                     if replacement is None:
                         memo.owner = fence if name in _CHANGED_BY_STEPS else None
-                        _take_one(name, part, sealed.fields, memo)
+                        if name != "state" or fence is None or not fence.take_state(part, sealed.fields, memo):
+                            _take_one(name, part, sealed.fields, memo)
                     elif replacement is not ...:
                         sealed.fields[name] = replacement
         finally:
@@ -135,6 +139,17 @@ def _take(base: type, dropped: Callable[[str, Any], Any]) -> Callable[[Any, Memo
         return sealed
 
     return take
+
+
+def _ordered(live: dict[str, Any], fence: Fence | None) -> Iterable[tuple[str, Any]]:
+    """The attributes; of a fenced optimizer the state last: it is kept by parameter."""
+    if fence is None:
+        return live.items()
+    return sorted(live.items(), key=_is_state)
+
+
+def _is_state(item: tuple[str, Any]) -> bool:
+    return item[0] == "state"
 
 
 def _take_one(name: str, part: Any, fields: dict[str, Any], memo: Memo) -> None:

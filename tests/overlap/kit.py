@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from async_trainer import Callback, CallbacksHandler, background
-from async_trainer.snapshot import big, copier
-from async_trainer.snapshot.copier import Transfer
+from async_trainer.snapshot import big, transfer
+from async_trainer.snapshot.transfer import Transfer
 
 assert big  # it must have the copier's own function before that is replaced
 WIDTH = 132  # a square of it is 69,696 bytes of float32: above 64 KiB, so that it is big
@@ -46,7 +46,7 @@ class PacedCopier:
         self.late = 0
         self.waits = 0
         self.broken: BaseException | None = None
-        self._copy = copier.copy_all
+        self._copy = transfer.copy_all
         self._wait = Transfer.wait
         self._changed = threading.Condition()
         self._permits = 0
@@ -99,8 +99,8 @@ class PacedCopier:
 def paced(monkeypatch: pytest.MonkeyPatch) -> Iterator[PacedCopier]:
     pace = PacedCopier()
     with monkeypatch.context() as patch:
-        patch.setattr(copier, "CHUNK", 1)
-        patch.setattr(copier, "copy_all", pace.copy_all)
+        patch.setattr(transfer, "CHUNK", 1)
+        patch.setattr(transfer, "copy_all", pace.copy_all)
         patch.setattr(Transfer, "wait", lambda transfer: pace.wait(transfer))
         try:
             yield pace

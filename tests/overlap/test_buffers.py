@@ -12,11 +12,11 @@ import torch
 
 from async_trainer import CallbacksHandler, background
 from async_trainer.runtime.job import Job
-from async_trainer.snapshot import copier
+from async_trainer.snapshot import transfer as transfers
 from async_trainer.snapshot.buffers import Buffers
-from async_trainer.snapshot.copier import Transfer
 from async_trainer.snapshot.kind import SMALL
 from async_trainer.snapshot.tensors import SealedTensor
+from async_trainer.snapshot.transfer import Transfer
 from tests.endings.child import run as run_child
 from tests.overlap.kit import OPTIMIZERS, WIDTH, Net, PacedCopier, Run, train
 
@@ -344,10 +344,9 @@ def test_what_was_copied_of_an_event_that_is_dropped_meanwhile_comes_back_once(m
     buffers = Buffers()
     transfer = Transfer(buffers, 1 << 30)
     sealed = [SealedTensor(torch.Tensor, False) for _ in range(3)]
-    for one in sealed:
-        transfer.add_sealed(one, torch.zeros(SIZE), SIZE * 4, "x")
-    monkeypatch.setattr(copier, "CHUNK", 1)
-    monkeypatch.setattr(copier, "copy_all", lambda pairs: buffers.give_back([transfer]))  # the event is over
+    assert transfer.add_sealed([(one, torch.zeros(SIZE), SIZE * 4, None, "x") for one in sealed]) == 3 * SIZE * 4
+    monkeypatch.setattr(transfers, "CHUNK", 1)
+    monkeypatch.setattr(transfers, "copy_all", lambda pairs: buffers.give_back([transfer]))  # the event is over
     transfer.make()
     assert [one.copied is None for one in sealed] == [False, True, True]  # it went no further
     for _ in range(2):

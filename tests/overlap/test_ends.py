@@ -160,10 +160,10 @@ def test_a_process_that_exits_while_copies_are_under_way(end: str, tmp_path: Pat
 def test_a_forked_child_steps_without_waiting_for_its_parents_copies(how: str, tmp_path: Path) -> None:
     script = """
     import torch
-    from async_trainer.snapshot import big, copier
+    from async_trainer.snapshot import big, transfer
     gate = threading.Event()
-    original = copier.copy_all
-    copier.copy_all = lambda pairs: (gate.wait(), original(pairs))
+    original = transfer.copy_all
+    transfer.copy_all = lambda pairs: (gate.wait(), original(pairs))
     class Hook(Callback):
         background = {}
         def on_batch_end(self, *, model, optimizers):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from async_trainer.snapshot.copier import Copier, Transfer
+from async_trainer.snapshot.copier import Copier
 from async_trainer.snapshot.store import Store
+from async_trainer.snapshot.transfer import Transfer
 from tests.endings.test_interrupts import Interrupts
 from tests.overlap.kit import OPTIMIZERS, Net, PacedCopier, Run, forward, values
 

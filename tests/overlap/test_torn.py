@@ -38,7 +38,11 @@ def test_without_the_fence_captures_are_torn(name: str, pace: PacedCopier, monke
     run = Run(model, OPTIMIZERS[name](model.parameters()))
     train(run, 4)
     pace.open()
-    assert len(run.torn()) > 10, "the tests above would show nothing"
+    # Fused optimizers change weights unseen; but where there are step counts, these tell, and the hook fails.
+    torn = run.torn()
+    failed = run.handler.stats().lanes["sees"].failed
+    assert torn, "the tests above would show nothing"
+    assert len(torn) > 10 or failed > 1
     run.handler.close()
 
 
