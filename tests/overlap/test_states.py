@@ -87,9 +87,17 @@ def transpose(model: Net, optimizer: Any) -> None:
     optimizer.state[model.first.weight]["turned"] = torch.rand(200, 300).t()
 
 
+def replace_by_a_turned_one(model: Net, optimizer: Any) -> None:
+    optimizer.state[model.first.weight]["exp_avg"] = torch.rand(132, 132).t()
+
+
 CHANGES = [
-    add_group, load, forget_one, replace_one, make_plain, rename, keep_what_is_no_parameters, share, nest, transpose,
+    replace_by_a_turned_one, add_group, load, forget_one, replace_one, make_plain, rename, keep_what_is_no_parameters, share, nest, transpose,
 ]  # fmt: skip
+
+
+BY_VALUE = [replace_by_a_turned_one, keep_what_is_no_parameters, share, nest, transpose]
+"""After these there is something in it that has to be looked at each time."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -106,6 +114,7 @@ def test_a_state_that_has_changed_its_form_is_captured_as_it_is_now(change: Any,
     run.event()
     run.check()
     assert wholes[-3]
+    assert wholes[-2:] == ([change not in BY_VALUE] * 2)
     run.handler.close()
 
 
