@@ -140,7 +140,8 @@ def everything(made: Trainer, frame: Any) -> dict[str, Any]:
     folder = made.maps.path.parent
     bundle = Bundles(made.maps.split(0).resume).read()
     rows = {name: (folder / f"{name}.txt").read_bytes() for name in ("inline", "thread", "other")}
-    callbacks = {name: {**state, "path": None} for name, state in bundle.callbacks.items()}  # it is each one's own
+    kept = {name: state for name, state in bundle.callbacks.items() if state}
+    callbacks = {name: {**state, "path": None} for name, state in kept.items()}  # that is each one's own
     return {**outcome(made, frame), **rows, "objects": bundle.objects, "callbacks": callbacks}
 
 
