@@ -194,6 +194,21 @@ def test_one_that_is_resumed_in_a_validation_may_be_interrupted_there_again(
     assert difference(whole, resumed(tmp_path)) == []
 
 
+def test_what_a_hook_has_set_in_the_state_within_the_validation_is_as_it_was_before(tmp_path: Path) -> None:
+    class Toggles(Callback):
+        def on_batch_end(self, *, state: Any) -> None:
+            if (state.stage, state.current_epoch, state.current_val_batch) == ("evaluation", 2, 1):
+                state.should_stop = not state.should_stop
+
+    made = trainer(tmp_path / "whole", Toggles())
+    expected = everything(made, made.train(data(), computational()))
+    assert made.state.current_epoch == 2
+    with pytest.raises(SystemExit):
+        trainer(tmp_path / "killed", Toggles(), Signals(2, 3)).train(data(), computational())
+    made = trainer(tmp_path / "killed", Toggles(), resume=True)
+    assert difference(expected, everything(made, made.resume(0, data()))) == []
+
+
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
