@@ -76,21 +76,22 @@ class Resumable:
         So nothing of a metric that is half counted has to be kept, which no interface of theirs gives, and the weights
         are those of now. It costs a mark in the lanes.
         """
-        if self._asked() is None:
-            yield
-            return
-        self._validates = True
+        self._validates = True  # also for who is added within it, and asks
         try:
-            run = self._run
-            self._place = Place(
-                cut.mark(self._handler, run.loaders), self._extra(validates=True), sums(run.model, run.optimizers)
-            )
-        except Exception:  # of a state_dict(): it costs the checkpoint, not the training
-            logger.exception("in this validation no checkpoint can be taken")
-        try:
+            if self._asked() is not None:
+                self._place = self._here()
             yield
         finally:
             self._place, self._validates = None, False
+
+    def _here(self) -> Place | None:
+        run = self._run
+        try:
+            marked = cut.mark(self._handler, run.loaders)
+        except Exception:  # of a state_dict(): it costs the checkpoint, not the training
+            logger.exception("in this validation no checkpoint can be taken")
+            return None
+        return Place(marked, self._extra(validates=True), sums(run.model, run.optimizers))
 
     def _is_as_at_start(self) -> bool:
         if self._place is None:  # it was told why, once

@@ -173,8 +173,8 @@ class Trainer:
     ) -> pd.DataFrame:
         """Train on a split, from the model's initial weights. Afterwards the model has those of the last step.
 
-        SIGTERM, on the main thread and where nobody else has a handler for it, ends the training after the batch, with
-        ``SystemExit(143)``; a second one ends the process at once.
+        SIGTERM, on the main thread and where nobody else has a handler for it, ends the training after the batch, or
+        the epoch, with ``SystemExit(143)``; a second one ends the process at once.
 
         Args:
             split: what to train and to validate on.
