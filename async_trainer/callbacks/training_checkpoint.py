@@ -30,7 +30,7 @@ class TrainingCheckpoint(Callback):
 
     It asks for it, inline; what is captured holds the event, and is written and committed in the background, while the
     training goes on. Kill the process at any moment: the newest that is whole is used. At SIGTERM another is taken, and
-    waited for.
+    waited for: after the batch; in a validation, one of its start, from where the training then goes on.
 
     Args:
         every_n_epochs: at the end of each ``every_n_epochs``-th epoch; None: not at epochs.
@@ -39,9 +39,10 @@ class TrainingCheckpoint(Callback):
         deadline: seconds for the background callbacks to come to the cut. Those that haven't are taken as they were
             last known, and named in the log: a logger that hangs costs no checkpoint.
         wait: wait each time until it is on disk.
-        at_signal: take one, too, after the training batch at which this signal comes, such as ``signal.SIGUSR1``, with
-            which schedulers warn; the training goes on. Only on the main thread, and where nobody else has anything
-            to say about it; it is given back at the end of the training. None: at no signal.
+        at_signal: take one, too, after the batch at which this signal comes, such as ``signal.SIGUSR1``, with which
+            schedulers warn; the training goes on. In a validation it is one of its start, as at SIGTERM. Only on the
+            main thread, and where nobody else has anything to say about it; it is given back at the end of the
+            training. None: at no signal.
 
     Raises:
         ConfigurationError: an argument that can't work.
@@ -139,15 +140,15 @@ class TrainingCheckpoint(Callback):
             signal.signal(self.at_signal, self._before)
 
     def on_batch_end(self, *, state: TrainerState, callbacks: Any = None, **kwargs: Any) -> None:
-        """After a step, where it is due; and after a batch, where the signal has come."""
+        """After a step, where it is due; and after a batch, of a validation too, where the signal has come."""
         if self._asked is not None and self._asked.done:
             self._is_asked = (
                 self._is_asked or self._asked.skipped
             )  # another was under way: its cut was before the signal
             self._asked = None
-        if self._is_asked and self._asked is None and state.stage == "training":
-            self._is_asked = False
+        if self._is_asked and self._asked is None:
             self._asked = self._ask(callbacks)
+            self._is_asked = self._asked is None  # in this validation it can't be: at the end of the epoch
         if self.every_n_steps is None or state.stage != "training" or state.optim_step == self._step:
             return
         self._step = state.optim_step
@@ -164,7 +165,7 @@ class TrainingCheckpoint(Callback):
         resumable = getattr(callbacks, "resumable", None)
         if resumable is None:  # not a Trainer's
             return None
-        asked: Checkpoint = resumable.checkpoint(self)
+        asked: Checkpoint | None = resumable.checkpoint(self)
         return asked
 
     def state_dict(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from async_trainer.errors import LaneError
 from async_trainer.files.loadable import check_loadable
 from async_trainer.resume.bundles import Bundles
 from async_trainer.resume.objects import check_keys, live_values, plain_names, states
-from async_trainer.resume.rng import take_rng
 from async_trainer.routes import Uncaptured
 from async_trainer.runtime.barrier import Barrier
 from async_trainer.runtime.failures import forget_frames
@@ -129,7 +128,7 @@ class Checkpoints:
 
     def capture(
         self, checkpoint: Checkpoint, folder: Path, objects: Mapping[str, Any], extra: Mapping[str, Any],
-        barrier: Barrier, names: Mapping[str, str], *, keep: int, deadline: float, loaders: Iterable[Any] = (),
+        rng: dict[str, Any], barrier: Barrier, names: Mapping[str, str], *, keep: int, deadline: float,
     ) -> None:  # fmt: skip
         """Capture, here and now; the rest is done in the background. The training thread.
 
@@ -138,13 +137,12 @@ class Checkpoints:
             folder: of the bundles.
             objects: with states, by name.
             extra: plain values, and tensors, by name.
+            rng: the random generators, at the cut.
             barrier: at the cut.
             names: of the callbacks, with their lanes.
             keep: how many bundles to keep.
             deadline: seconds for the lanes to pass the cut.
-            loaders: whose generators are part of it.
         """
-        rng = take_rng(loaders)
         keys = {name: set(plain_names(one.state_dict())) for name, one in objects.items() if isinstance(one, Module)}
         live = [*(live_values(value) for value in objects.values()), dict(extra), rng]
         plan = Names([*objects, "extra", "rng"])

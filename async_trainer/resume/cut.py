@@ -1,9 +1,10 @@
-"""A handler's part of resume state: taking a checkpoint of it, and going on from one."""
+"""A handler's part of resume state: a cut through it, a checkpoint taken there, and going on from one."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,44 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.resume.bundles import Bundle, Bundles
 from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
 from async_trainer.resume.objects import check_objects, load
-from async_trainer.resume.rng import put_rng
+from async_trainer.resume.rng import put_rng, take_rng
 
 if TYPE_CHECKING:
     from async_trainer.handler import CallbacksHandler
+    from async_trainer.runtime.barrier import Barrier
 
 logger = logging.getLogger("async_trainer")
 
 Content = Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place in a run that a checkpoint can be taken of, there or later.
+
+    Attributes:
+        barrier: gives the callbacks' states.
+        lanes: of the background callbacks, by their names.
+        handler: how far the handler had counted.
+        rng: the random generators.
+    """
+
+    barrier: Barrier
+    lanes: Mapping[str, str]
+    handler: Mapping[str, Any]
+    rng: dict[str, Any]
+
+
+def mark(handler: CallbacksHandler, loaders: Iterable[Any] = ()) -> Cut:
+    """The cut here and now. Never waits. The training thread, not inside a hook.
+
+    Args:
+        handler: whose callbacks' states are part of it.
+        loaders: data loaders whose generators are part of it.
+    """
+    lanes = {one.name: one.lane.name for one in handler.attached if one.lane is not None}
+    ours = {"seq": handler._pool.seq, "counts": {name: _counts(handler, name) for name in lanes}}
+    return Cut(handler.barrier(), lanes, ours, take_rng(loaders))
 
 
 def take(
@@ -30,17 +61,19 @@ def take(
     deadline: float = 60.0,
     wait: bool = False,
     loaders: Iterable[Any] = (),
+    at: Cut | None = None,
 ) -> Checkpoint:
     """Take a checkpoint: now, or, inside an inline hook, after its event was pushed. The training thread.
 
     Args:
         handler: whose callbacks' states are part of it.
         folder: gets the bundle.
-        content: called at the cut: objects with states, and plain values, each by name.
+        content: called when it is taken: objects with states, and plain values, each by name.
         keep: how many bundles are kept.
         deadline: seconds for the lanes to pass the cut; those that have not are taken as they were last known.
         wait: wait until it is on disk, or has failed.
         loaders: data loaders whose generators are part of it.
+        at: an earlier cut, since which the objects' states have not changed; None: here and now.
     """
     handler._ensure_started()
     checkpoint = Checkpoint()
@@ -52,14 +85,13 @@ def take(
             logger.info("a checkpoint is skipped: the one before is still under way")
             checkpoint.skip()
             return
-        lanes = {one.name: one.lane.name for one in handler.attached if one.lane is not None}
         try:
             objects, extra = content()
             handler._store.watch(objects.values())
-            ours = {"seq": handler._pool.seq, "counts": {name: _counts(handler, name) for name in lanes}}
+            place = mark(handler, loaders) if at is None else at
             checkpoints.capture(
-                checkpoint, folder, objects, {**extra, "handler": ours}, handler.barrier(), lanes,
-                keep=keep, deadline=deadline, loaders=loaders,
+                checkpoint, folder, objects, {**extra, "handler": place.handler}, place.rng, place.barrier, place.lanes,
+                keep=keep, deadline=deadline,
             )  # fmt: skip
         except Exception as error:  # of a state_dict(): it costs the checkpoint, not the training
             checkpoints.fail(checkpoint, error)

@@ -111,6 +111,15 @@ def check_open(callbacks: CallbacksHandler) -> None:
         )
 
 
+def check_idle(callbacks: CallbacksHandler) -> None:
+    """Refuse a run within a hook of a training: it would take the training's model, state and checkpoints from it."""
+    if callbacks.resumable is not None:
+        raise ConfigurationError(
+            "a training is under way, whose model and state this would change: in a hook, use a trainer of its own, "
+            "with a copy of the model: Trainer.from_maps(maps.path, model=copy.deepcopy(model))"
+        )
+
+
 def check_split(split: Any) -> None:
     """Refuse what is no Split."""
     if not isinstance(split, Split):

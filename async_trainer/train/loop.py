@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,37 +17,47 @@ from async_trainer.train.run import Run, TrainingRun, count
 def train(run: TrainingRun) -> None:
     """Train until the last epoch, or until a callback has asked to stop."""
     state, model = run.state, run.model
-    while run.skip or (state.current_epoch < state.num_epochs and not state.should_stop):
+    while run.skip or run.trained or (state.current_epoch < state.num_epochs and not state.should_stop):
         model.train()
-        if not run.skip:  # else it was resumed in the middle of an epoch
-            state.current_epoch += 1
-            state.stage, state.current_train_batch, state.num_train_batches = "training", 0, count(run.train_loader)
-            run.call(Event.EPOCH_START)
-        run.in_epoch = True
-        for loaded in run.batches():
-            state.current_train_batch += 1
-            run.call(Event.BATCH_START, batch=loaded)
-            batch = to_device(loaded, run.computational)
-            run.call(Event.FORWARD_STEP_START, batch=batch)
-            with run.computational.autocast():
-                loss = model.forward_step(batch)
-            run.call(Event.BACKWARD_STEP_START, loss=loss, grad_scaler=run.grad_scaler)
-            model.backward_step(run.share(loss), run.grad_scaler)
-            run.accumulated += 1
-            run.call(Event.BACKWARD_STEP_END)
-            if run.step_is_due():
-                optimize(run)
-            run.call(Event.BATCH_END)
-            run.terminate_if_asked()
-        run.in_epoch = False
-        if run.accumulated:  # of a loader that had not told how many batches it gives
-            run.make_up_for_tail()
-            optimize(run)
-        if not state.current_train_batch:
-            raise ConfigurationError(f"train: the loader has given no batch in epoch {state.current_epoch}")
+        if run.trained:  # it was resumed where the validation of an epoch began
+            run.trained = False
+        else:
+            train_epoch(run)
         if run.validation_is_due():
             validate(run)
         run.call(Event.EPOCH_END)
+        run.terminate_if_asked()
+
+
+def train_epoch(run: TrainingRun) -> None:
+    """Train on all batches, or on those that are left."""
+    state, model = run.state, run.model
+    if not run.skip:  # else it was resumed in the middle of the epoch
+        state.current_epoch += 1
+        state.stage, state.current_train_batch, state.num_train_batches = "training", 0, count(run.train_loader)
+        run.call(Event.EPOCH_START)
+    run.in_epoch = True
+    for loaded in run.batches():
+        state.current_train_batch += 1
+        run.call(Event.BATCH_START, batch=loaded)
+        batch = to_device(loaded, run.computational)
+        run.call(Event.FORWARD_STEP_START, batch=batch)
+        with run.computational.autocast():
+            loss = model.forward_step(batch)
+        run.call(Event.BACKWARD_STEP_START, loss=loss, grad_scaler=run.grad_scaler)
+        model.backward_step(run.share(loss), run.grad_scaler)
+        run.accumulated += 1
+        run.call(Event.BACKWARD_STEP_END)
+        if run.step_is_due():
+            optimize(run)
+        run.call(Event.BATCH_END)
+        run.terminate_if_asked()
+    run.in_epoch = False
+    if run.accumulated:  # of a loader that had not told how many batches it gives
+        run.make_up_for_tail()
+        optimize(run)
+    if not state.current_train_batch:
+        raise ConfigurationError(f"train: the loader has given no batch in epoch {state.current_epoch}")
 
 
 def optimize(run: TrainingRun) -> None:
@@ -65,9 +76,10 @@ def optimize(run: TrainingRun) -> None:
 def validate(run: TrainingRun) -> None:
     """Validate in the course of a training."""
     assert run.val_loader is not None
-    begin_validation(run, run.val_loader)
-    run.call(Event.VALIDATION_START, dataloader=run.val_loader, metrics=run.metrics)
-    evaluate(run, run.val_loader, epoch=run.state.current_epoch)
+    with nullcontext() if run.resumable is None else run.resumable.validation():
+        begin_validation(run, run.val_loader)
+        run.call(Event.VALIDATION_START, dataloader=run.val_loader, metrics=run.metrics)
+        evaluate(run, run.val_loader, epoch=run.state.current_epoch)
     run.metrics.save(run.maps.split(run.state.split_idx or 0).metrics)
     run.call(Event.VALIDATION_END, metrics=run.metrics)
 
@@ -104,5 +116,5 @@ def evaluate(run: Run, loader: Iterable[Any], *, epoch: int | None = None) -> No
                 frame = run.metrics(output, epoch=epoch)
             run.call(Event.METRICS_COMPUTATION_END, detailed_metrics_df=frame)
             run.call(Event.BATCH_END)
-            run.termination.act()
+            run.terminate_if_asked()
     run.metrics.aggregate(epoch=epoch)

@@ -1,100 +1,93 @@
-"""Resuming a training: what is kept of it, the lock of its folder, and going on from a bundle."""
+"""Going on with a training that was interrupted: finding its bundle, checking it, loading all of it."""
 
 from __future__ import annotations
 
 import logging
-import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from async_trainer.errors import ConfigurationError
+from async_trainer.events import Event
 from async_trainer.handler import CallbacksHandler
 from async_trainer.resume import cut, objects
-from async_trainer.resume.bundles import Bundle
+from async_trainer.resume.bundles import Bundle, Bundles
+from async_trainer.train import loop
+from async_trainer.train.arguments import check_split
+from async_trainer.train.lock import locked
 from async_trainer.train.maps import SplitMaps
-from async_trainer.train.run import TrainingRun, count
+from async_trainer.train.records import recorded_computational, resumed
+from async_trainer.train.resumable import fingerprint, has_state
+from async_trainer.train.run import TrainingRun
+from async_trainer.train.signals import termination
 from async_trainer.train.split import Split
+from async_trainer.train.state import reset
 
 if TYPE_CHECKING:
-    from async_trainer.resume.checkpoint import Checkpoint
+    from async_trainer.train.trainer import Trainer
 
 logger = logging.getLogger("async_trainer")
 
-LOCK_PATIENCE = 60.0  # s: for another process that still has the folder: a killed run's children, say
-LOOK = 0.05  # s
+
+def resume(trainer: Trainer, split_idx: int, split: Split | None) -> pd.DataFrame:
+    """:meth:`Trainer.resume`. The training thread."""
+    trainer.maps.read()
+    folder = trainer.maps.split(split_idx)
+    folder.read()
+    split = _split(trainer, split_idx, split)
+    with termination() as asked, locked(folder, trainer.callbacks):
+        record = folder.read()  # only now: whoever had the lock may have finished
+        if record["status"] == "finished":
+            raise ConfigurationError(f"split {split_idx}: its training is finished: there is nothing to resume")
+        metrics = trainer.metrics.subset(record["metrics"])
+        computational = recorded_computational(folder)
+        bundle = _bundle(folder)
+        reset(trainer.state)
+        trainer.state.called, trainer.state.split_idx = "train", split_idx
+        run = trainer._training(split, computational, metrics, asked)
+        check_bundle(bundle, run, split)
+        trainer._splits[split_idx] = split
+        with (
+            computational.applied(),
+            resumed(folder, trainer.state) as finished,
+            trainer._published(folder, append=True),
+            trainer._guarded(run),
+        ):
+            trainer._build(run)
+            trainer._begin(run, split, Event.RESUME)
+            go_on(bundle, run, trainer.callbacks)
+            logger.info(
+                "split %d goes on from epoch %d, step %d (%s)",
+                split_idx, run.state.current_epoch, run.state.optim_step, bundle.path.name,
+            )  # fmt: skip
+            run.state.num_epochs = trainer.optimization.num_epochs
+            loop.train(run)
+            trainer._end(run, finished)
+    return metrics.df
 
 
-class Asked(Protocol):
-    """A ``TrainingCheckpoint``."""
-
-    keep: int
-    deadline: float
-    wait: bool
-
-
-class Resumable:
-    """A training under way, for ``TrainingCheckpoint``: takes its checkpoints. The training thread."""
-
-    def __init__(self, run: TrainingRun, handler: CallbacksHandler, folder: Path, split: Split) -> None:
-        self._run = run
-        self._handler = handler
-        self._folder = folder
-        self._split = split
-
-    def checkpoint(self, asked: Asked, *, wait: bool | None = None) -> Checkpoint:
-        """Take one: within an inline hook, after the event."""
-        return cut.take(
-            self._handler, self._folder, self.content, keep=asked.keep, deadline=asked.deadline,
-            wait=asked.wait if wait is None else wait, loaders=self._run.loaders,
-        )  # fmt: skip
-
-    def at_termination(self) -> None:
-        """SIGTERM: take one, and wait for it, if they are taken at all."""
-        for one in self._handler.attached:
-            if getattr(type(one.callback), "takes_checkpoints", False):
-                self._handler._settle_checkpoint(one.callback.deadline)
-                self.checkpoint(one.callback, wait=True)
-                return
-
-    def content(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Objects with states, and plain values, as they are now."""
-        run = self._run
-        kept: dict[str, Any] = {
-            "model": run.model, "optimizers": run.optimizers, "grad_scaler": run.grad_scaler, "metrics": run.metrics,
-        }  # fmt: skip
-        if _has_state(run.train_loader):
-            kept["loader"] = run.train_loader
-        extra = {
-            "state": dict(vars(run.state)),
-            "loop": {"accumulated": run.accumulated, "divisor": run.divisor, "in_epoch": run.in_epoch},
-            "epoch_rng": run.epoch_rng,
-            "split": fingerprint(self._split),
-        }
-        return kept, extra
+def _split(trainer: Trainer, split_idx: int, split: Split | None) -> Split:
+    split = trainer._splits.get(split_idx) if split is None else split
+    if split is None:
+        raise ConfigurationError(
+            f"split: the data of split {split_idx} can't be read back; give resume({split_idx}, Split(...)), made "
+            "as it was for train()"
+        )
+    check_split(split)
+    if split.index != split_idx:
+        raise ConfigurationError(f"split: this is split {split.index}, and split {split_idx} is to be resumed")
+    return split
 
 
-def fingerprint(split: Split) -> dict[str, Any]:
-    """What tells one split from another, as far as it is known."""
-    val = split.val_loader
-    return {
-        "train": _lengths(split.train_loader),
-        "val": None if val is None else _lengths(val),
-    }
-
-
-def _lengths(loader: Any) -> list[int]:
-    try:
-        samples = len(loader.dataset)
-    except (AttributeError, TypeError):
-        samples = 0
-    return [count(loader), samples]
-
-
-def _has_state(loader: Any) -> bool:
-    return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
+def _bundle(folder: SplitMaps) -> Bundle:
+    bundles = Bundles(folder.resume)
+    if not bundles.paths:
+        raise ConfigurationError(
+            f"split {folder.index}: no resume state was taken: attach a TrainingCheckpoint() to the trainer before "
+            f"train(). To train anew, delete {folder.path}"
+        )
+    return bundles.read()
 
 
 def check_bundle(bundle: Bundle, run: TrainingRun, split: Split) -> None:
@@ -133,7 +126,7 @@ def go_on(bundle: Bundle, run: TrainingRun, handler: CallbacksHandler) -> None:
     handler.fence()
     for name in ("model", "optimizers", "grad_scaler", "metrics"):
         objects.load(getattr(run, name), kept[name], name)
-    if "loader" in kept and _has_state(run.train_loader):
+    if "loader" in kept and has_state(run.train_loader):
         objects.load(run.train_loader, kept["loader"], "loader")
     for name, value in extra["state"].items():
         setattr(run.state, name, value)
@@ -141,53 +134,6 @@ def go_on(bundle: Bundle, run: TrainingRun, handler: CallbacksHandler) -> None:
     run.epoch_rng = extra["epoch_rng"]
     run.skip = run.state.current_train_batch if extra["loop"]["in_epoch"] else 0
     run.skip_by_state = "loader" in kept
+    run.trained = extra["loop"].get("validates", False)
     cut.restore_callbacks(handler, bundle, run.loaders)
     run.cut_rng = bundle.objects["rng"]
-
-
-@contextmanager
-def locked(folder: SplitMaps, handler: CallbacksHandler) -> Iterator[None]:
-    """Hold ``run.lock`` of a split: one run at a time, and none before the children of a killed one have ended.
-
-    The children of ``handler`` hold it, too.
-
-    Raises:
-        ConfigurationError: another process holds it for longer than a killed run's children could.
-    """
-    import fcntl
-
-    folder.path.mkdir(parents=True, exist_ok=True)
-    path = folder.path / "run.lock"
-    until, told = time.monotonic() + LOCK_PATIENCE, False
-    while (lock := _lock(path)) is None:
-        if time.monotonic() > until:
-            raise ConfigurationError(
-                f"split {folder.index} is in use: a process that trains it, or is left of one that did, holds {path}"
-            )
-        if not told:
-            told = True
-            logger.warning("waiting for a process that still has %s", folder.path)
-        time.sleep(LOOK)
-    try:
-        handler._hold_in_children(lock)
-        yield
-    finally:
-        handler._hold_in_children(None)
-        path.unlink(missing_ok=True)
-        fcntl.flock(lock, fcntl.LOCK_UN)  # for the copies that children have, too
-        os.close(lock)
-
-
-def _lock(path: Path) -> int | None:
-    """A descriptor of ``path``, locked; None: another process has it."""
-    import fcntl
-
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock).st_ino == os.stat(path).st_ino:  # else who had it has removed it meanwhile
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(lock)
-    return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +34,30 @@ class Run:
     """``CallbacksHandler.fence``."""
     computational: ComputationalConfig
     metrics: MetricsHandler
-    termination: Termination = field(default_factory=Termination)
 
     def call(self, event: Event, **arguments: Any) -> None:
         """Fire ``event``."""
         self.fire(event, model=self.model, maps=self.maps, state=self.state, **arguments)
+
+    def terminate_if_asked(self) -> None:
+        """After a batch: end, if SIGTERM has come. To an evaluation by itself it does what it always does."""
+
+
+class Resumable(Protocol):
+    """Takes the checkpoints of a training."""
+
+    def at_termination(self) -> None:
+        """Take one before SIGTERM ends the training."""
+
+    def validation(self) -> AbstractContextManager[None]:
+        """What a validation is done in."""
 
 
 @dataclass
 class TrainingRun(Run):
     """A training."""
 
+    termination: Termination = field(default_factory=Termination)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     optimizers: dict[str, Optimizer] = field(default_factory=dict)
     grad_scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
@@ -64,8 +78,10 @@ class TrainingRun(Run):
     """Batches of this epoch that were trained on before the training was resumed."""
     skip_by_state: bool = False
     """The loader knows where it was."""
-    at_termination: Callable[[], None] | None = None
-    """Called before SIGTERM ends the training."""
+    trained: bool = False
+    """The training is resumed where the batches of this epoch were over, and its validation began."""
+    resumable: Resumable | None = None
+    """Takes its checkpoints."""
 
     @property
     def loaders(self) -> list[Any]:
@@ -88,9 +104,9 @@ class TrainingRun(Run):
         yield from batches
 
     def terminate_if_asked(self) -> None:
-        """After a training batch: end, if SIGTERM has come."""
-        if self.termination.requested and self.at_termination is not None:
-            self.at_termination()
+        """After a batch, or an epoch: end, if SIGTERM has come."""
+        if self.termination.requested and self.resumable is not None:
+            self.resumable.at_termination()
         self.termination.act()
 
     def share(self, loss: Loss) -> Loss:

@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers send before they take the machine: the training ends after the batch."""
+"""SIGTERM, which schedulers send before they take the machine: the training ends after the batch, or the epoch."""
 
 from __future__ import annotations
 

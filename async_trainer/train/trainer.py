@@ -15,7 +15,6 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.events import Event
 from async_trainer.files.weights import load_weights, save_weights
 from async_trainer.handler import CallbacksHandler
-from async_trainer.resume.bundles import Bundle, Bundles
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train import loop
 from async_trainer.train.arguments import (
@@ -24,6 +23,7 @@ from async_trainer.train.arguments import (
     as_metrics,
     as_optimization,
     check_hooks,
+    check_idle,
     check_initialized,
     check_loader,
     check_model,
@@ -32,11 +32,13 @@ from async_trainer.train.arguments import (
     check_split,
 )
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig, kept_random
+from async_trainer.train.lock import locked
 from async_trainer.train.maps import Maps, SplitMaps
 from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Model, load_whole_state, whole_state
-from async_trainer.train.records import describe, recorded, recorded_computational, resumed, save_results
-from async_trainer.train.resume import Resumable, check_bundle, go_on, locked
+from async_trainer.train.records import describe, recorded, recorded_computational, save_results
+from async_trainer.train.resumable import Resumable
+from async_trainer.train.resume import resume
 from async_trainer.train.run import Run, TrainingRun
 from async_trainer.train.signals import Termination, termination
 from async_trainer.train.split import Split
@@ -171,8 +173,8 @@ class Trainer:
     ) -> pd.DataFrame:
         """Train on a split, from the model's initial weights. Afterwards the model has those of the last step.
 
-        SIGTERM, on the main thread and where nobody else has a handler for it, ends the training after the batch, with
-        ``SystemExit(143)``; a second one ends the process at once.
+        SIGTERM, on the main thread and where nobody else has a handler for it, ends the training after the batch, or
+        the epoch, with ``SystemExit(143)``; a second one ends the process at once.
 
         Args:
             split: what to train and to validate on.
@@ -190,6 +192,7 @@ class Trainer:
         """
         check_split(split)
         check_open(self.callbacks)
+        check_idle(self.callbacks)
         computational = as_computational(computational)
         run_metrics = self.metrics if metrics is None else self.metrics.subset(metrics)
         self.maps.read()
@@ -236,39 +239,8 @@ class Trainer:
             LaneError, BaseException: as for :meth:`train`.
         """
         check_open(self.callbacks)
-        self.maps.read()
-        folder = self.maps.split(split_idx)
-        folder.read()
-        split = self._split_to_resume(split_idx, split)
-        with termination() as asked, locked(folder, self.callbacks):
-            record = folder.read()  # only now: whoever had the lock may have finished
-            if record["status"] == "finished":
-                raise ConfigurationError(f"split {split_idx}: its training is finished: there is nothing to resume")
-            run_metrics = self.metrics.subset(record["metrics"])
-            computational = recorded_computational(folder)
-            bundle = self._bundle(folder)
-            reset(self.state)
-            self.state.called, self.state.split_idx = "train", split_idx
-            run = self._training(split, computational, run_metrics, asked)
-            check_bundle(bundle, run, split)
-            self._splits[split_idx] = split
-            with (
-                computational.applied(),
-                resumed(folder, self.state) as finished,
-                self._published(folder, append=True),
-                self._guarded(run),
-            ):
-                self._build(run)
-                self._begin(run, split, Event.RESUME)
-                go_on(bundle, run, self.callbacks)
-                logger.info(
-                    "split %d goes on from epoch %d, step %d (%s)",
-                    split_idx, self.state.current_epoch, self.state.optim_step, bundle.path.name,
-                )  # fmt: skip
-                self.state.num_epochs = self.optimization.num_epochs
-                loop.train(run)
-                self._end(run, finished)
-        return run_metrics.df
+        check_idle(self.callbacks)
+        return resume(self, split_idx, split)
 
     @contextmanager
     def _published(self, folder: SplitMaps, *, append: bool = False) -> Iterator[None]:
@@ -291,28 +263,6 @@ class Trainer:
         finally:
             self.callbacks._unpublish(publisher, how)
 
-    def _split_to_resume(self, split_idx: int, split: Split | None) -> Split:
-        split = self._splits.get(split_idx) if split is None else split
-        if split is None:
-            raise ConfigurationError(
-                f"split: the data of split {split_idx} can't be read back; give resume({split_idx}, Split(...)), made "
-                "as it was for train()"
-            )
-        check_split(split)
-        if split.index != split_idx:
-            raise ConfigurationError(f"split: this is split {split.index}, and split {split_idx} is to be resumed")
-        return split
-
-    @staticmethod
-    def _bundle(folder: SplitMaps) -> Bundle:
-        bundles = Bundles(folder.resume)
-        if not bundles.paths:
-            raise ConfigurationError(
-                f"split {folder.index}: no resume state was taken: attach a TrainingCheckpoint() to the trainer before "
-                f"train(). To train anew, delete {folder.path}"
-            )
-        return bundles.read()
-
     def _training(
         self, split: Split, computational: ComputationalConfig, metrics: MetricsHandler, asked: Termination
     ) -> TrainingRun:
@@ -321,8 +271,8 @@ class Trainer:
             computational, metrics, asked,
             optimization=self.optimization, train_loader=split.train_loader, val_loader=split.val_loader,
         )  # fmt: skip
-        resumable = Resumable(run, self.callbacks, self.maps.split(split.index).resume, split)
-        self.callbacks.resumable, run.at_termination = resumable, resumable.at_termination
+        run.resumable = Resumable(run, self.callbacks, self.maps.split(split.index).resume, split)
+        self.callbacks.resumable = run.resumable
         return run
 
     def _begin(self, run: TrainingRun, split: Split, event: Event) -> None:
@@ -340,6 +290,7 @@ class Trainer:
     def _end(self, run: TrainingRun, finished: Callable[[], None]) -> None:
         self._save_final(run)
         finished()  # before callbacks are told: they may upload what is there
+        self.callbacks.resumable = None  # and may use the trainer
         run.call(Event.TRAIN_END)
 
     def _prepare(self, run: TrainingRun) -> None:
@@ -403,6 +354,7 @@ class Trainer:
             LaneError, BaseException: as for :meth:`train`.
         """
         check_open(self.callbacks)
+        check_idle(self.callbacks)
         folder = self.maps.split(split_idx)
         computational = recorded_computational(folder)
         run_metrics = self.metrics.subset(metrics)
@@ -463,6 +415,7 @@ class Trainer:
             LaneError, BaseException: as for :meth:`train`.
         """
         check_open(self.callbacks)
+        check_idle(self.callbacks)
         path = self.maps.checkpoint(model_checkpoint)
         results = self.maps.test(group_name, model_checkpoint)
         computational = as_computational(computational)

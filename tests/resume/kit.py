@@ -99,6 +99,8 @@ def outcome(made: Trainer, frame: Any) -> Mapping[str, Any]:
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
     return bool(torch.equal(one, other)) if isinstance(one, Tensor) else bool(one == other)
 
 

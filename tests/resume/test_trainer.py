@@ -90,14 +90,14 @@ def test_a_finished_run_and_one_without_checkpoints_are_refused(tmp_path: Path) 
 
 
 def test_a_run_that_is_alive_is_waited_for_then_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from async_trainer.train import resume
+    from async_trainer.train import lock
 
-    monkeypatch.setattr(resume, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(lock, "LOCK_PATIENCE", 0.2)
     with pytest.raises(Stops):
         trainer(tmp_path / "maps", StopsAt(2, 0)).train(split(), computational())
     made = trainer(tmp_path / "maps", resume=True)
     with (
-        resume.locked(made.maps.split(0), made.callbacks),
+        lock.locked(made.maps.split(0), made.callbacks),
         pytest.raises(ConfigurationError, match="split 0 is in use"),
     ):
         made.resume(0, split())
