@@ -84,9 +84,9 @@ class Report:
 class LaneStats:
     """One lane, now. ``queued`` waits; ``running`` is the hook under way and ``seconds`` how long it has been.
 
-    ``hook_seconds`` is what its hooks have taken in all; of a process lane its process adds them up, and tells them with
-    what it has handled. ``cpu_seconds`` is how much of it on a core; of a task lane it is 0, as nothing tells what on
-    the loop's thread was whose. In synchronous mode both are 0.
+    ``hook_seconds`` is what its hooks have taken in all; of a process lane its process adds them up, and tells them
+    with what it has handled. ``cpu_seconds`` is how much of it on a core; of a task lane it is 0, as nothing tells what
+    on the loop's thread was whose. In synchronous mode both are 0.
     """
 
     delivered: int

@@ -185,7 +185,7 @@ def test_a_process_tells_what_its_hooks_took_with_what_it_has_handled(handlers: 
     handler.flush()
     lane = handler.stats().lanes["works"]
     assert 0.15 <= lane.cpu_seconds < lane.hook_seconds
-    assert 0.3 <= lane.hook_seconds
+    assert lane.hook_seconds >= 0.3
     assert f"{lane.cpu_seconds:.1f}/{lane.hook_seconds:.1f} s" in str(handler.stats())
     before = lane.hook_seconds
     handler.call_event("on_batch_end", n=4)

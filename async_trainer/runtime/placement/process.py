@@ -23,7 +23,16 @@ from async_trainer.runtime.lane import PROCESS_BATCH, Ending
 from async_trainer.runtime.listening import tell_passed
 from async_trainer.runtime.placement.on_thread import OnThread
 from async_trainer.runtime.placement.remote import (
-    Began, Covered, Heard, Passed, Remote, Sent, Session, Settled, Spans, Took,
+    Began,
+    Covered,
+    Heard,
+    Passed,
+    Remote,
+    Sent,
+    Session,
+    Settled,
+    Spans,
+    Took,
 )  # fmt: skip
 from async_trainer.runtime.wire import Wire
 
