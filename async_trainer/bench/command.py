@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from async_trainer.bench import report
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "scenarios:\n" + "\n".join(f"  {name:<12}{what}" for name, (_, what) in SCENARIOS.items())
     # Not choices=: argparse then checks the empty list, too.
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", type=_scenario, help="which to run (default: all)")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions: all scenarios in about a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions: all scenarios in less than a minute")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures, and the machine, to this file")
     parser.add_argument("--check", action="store_true", help="exit status 1 where a gated ratio misses its budget")
 
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.open("a").close()  # else minutes are lost where it can't be written
 
+    began = time.perf_counter()
     results = runs.run_all(arguments.scenario or SCENARIOS, effort, _show)
-    print(f"\n{report.summary(results)}")
+    print(f"\n{report.summary(results)}\n{time.perf_counter() - began:.0f} s in all")
     if arguments.json is not None:
         scenarios = {one.scenario: one.to_json() for one in results}
         plain = {"machine": about, "quick": arguments.quick, "scenarios": scenarios}

@@ -23,7 +23,7 @@ from async_trainer.callback import background
 from async_trainer.handler import CallbacksHandler
 
 MEGABYTES, TENSORS = 300, 150
-STEPS = 3  # after the one that captures, to see what writing does to them
+STEPS = 3  # after the one that captures, to see what writing does to them; 1 with --quick
 
 
 class OtherWriter:
@@ -48,7 +48,6 @@ for line in sys.stdin:
     def __init__(self, path: Path) -> None:
         command = [sys.executable, "-c", self.CODE, str(path), str(MEGABYTES)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.wait()
 
     def start(self) -> None:
         """Have it write."""
@@ -57,7 +56,7 @@ for line in sys.stdin:
         self.process.stdin.flush()
 
     def wait(self) -> None:
-        """Until it has written."""
+        """Until it has started, or written."""
         assert self.process.stdout is not None
         if not self.process.stdout.readline():
             raise RuntimeError("the other process has died")
@@ -89,7 +88,7 @@ def measure(effort: Effort) -> list[Row]:
     """The rows of ``resume``."""
     torch.set_num_threads(1)
     logging.getLogger("async_trainer").setLevel(logging.ERROR)
-    loop = Loop(MEGABYTES, TENSORS, batch=192)
+    most = STEPS if effort.full else 1
     plain: list[float] = []
     held: list[float] = []
     captures: list[float] = []
@@ -102,14 +101,16 @@ def measure(effort: Effort) -> list[Row]:
     ):
         folder = Path(temporary)
         other = OtherWriter(folder / "other.pt")
-        for number in range(effort.times(12) + 1):
+        loop = Loop(MEGABYTES, TENSORS, batch=192 if effort.full else 96)  # with --quick a step of some 200 ms
+        other.wait()
+        for number in range(effort.times(12, 2) + 1):
             plain += [_step(loop), _step(loop)]
             handler.call_event("on_batch_end", step=number)
             began = clock()
             checkpoint = handler.checkpoint(folder / "ours", model=loop.model, optimizer=loop.optimizer, step=number)
             held.append(clock() - began)
             captures.append(held[-1] + _step(loop))
-            while not checkpoint.done and len(writes) < STEPS * (number + 1):
+            while not checkpoint.done and len(writes) < most * (number + 1):
                 writes.append(_step(loop))
             checkpoint.wait()
             other.start()
