@@ -78,7 +78,7 @@ def _tiles(found: Found) -> str:
     delivered = sum(lane["delivered"] for lane in lanes)
     not_delivered = {word: sum(lane[word] for lane in lanes) for word in ("failed", "dropped", "lost")}
     wrong = ", ".join(f"{many(count)} {word}" for word, count in not_delivered.items() if count)
-    tiles.append(("events delivered", many(delivered), wrong or "none failed, dropped or lost"))
+    tiles.append(("delivered", many(delivered), wrong or "none failed, dropped or lost"))
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(note)}</small></div>"
         for name, value, note in tiles
