@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import queue
 import time
 from typing import Any
 
@@ -11,8 +13,10 @@ import anyio
 import pytest
 
 from async_trainer import background
+from async_trainer.process.child import Child
 from async_trainer.runtime import burden
 from async_trainer.runtime.burden import Burden
+from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.placement import thread
 from tests.options.doubles import PATIENCE, Make
 
@@ -195,6 +199,28 @@ def test_a_process_tells_what_its_hooks_took_with_what_it_has_handled(handlers: 
     handler.call_event("on_batch_end", n=5)
     handler.close()  # nor when it ends
     assert handler.stats().lanes["works"].hook_seconds >= before + 0.2
+
+
+def test_what_is_added_up_after_the_answer_has_gone_is_told_a_moment_later() -> None:
+    sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    class Wire:
+        def send(self, frame: bytes) -> None:
+            sent.put(pickle.loads(frame))
+            if sent.qsize() == 1:
+                child.lane.burden.add(0.0, 1.5, 0.5, beside_loop=False)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: None
+
+    child = Child(Wire())  # type: ignore[arg-type]
+    child.lane = Lane("works")
+    child._answering.start()
+    child.settled(None, None)
+    first = sent.get(timeout=PATIENCE)
+    assert [kind for kind, *_ in first] == ["settled"]
+    assert sent.get(timeout=PATIENCE) == [("took", 1.5, 0.5)]
+    child._leave()
 
 
 def test_what_a_killed_process_took_is_not_counted_twice(handlers: Make) -> None:
