@@ -45,7 +45,7 @@ def measure(effort: Effort) -> list[Row]:
 
 
 def _many_ways(effort: Effort) -> list[Row]:
-    loop = Loop(MEGABYTES, FEW, batch=192 if effort.full else 96)  # with --quick a step of some 200 ms
+    loop = Loop(MEGABYTES, FEW, batch=192 if effort.full else 64)  # with --quick a step of some 200 ms
     held, steps = _measure(loop, {PLAIN: NOTHING, OURS: ours(loop), **others(loop)}, effort)
     plain = median(steps[PLAIN])
     size = f"{MEGABYTES} MB, {len(loop.big)} tensors"

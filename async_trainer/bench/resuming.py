@@ -101,7 +101,7 @@ def measure(effort: Effort) -> list[Row]:
     ):
         folder = Path(temporary)
         other = OtherWriter(folder / "other.pt")
-        loop = Loop(MEGABYTES, TENSORS, batch=192 if effort.full else 96)  # with --quick a step of some 200 ms
+        loop = Loop(MEGABYTES, TENSORS, batch=192 if effort.full else 64)  # with --quick a step of some 200 ms
         other.wait()
         for number in range(effort.times(12, 2) + 1):
             plain += [_step(loop), _step(loop)]
@@ -113,6 +113,8 @@ def measure(effort: Effort) -> list[Row]:
             while not checkpoint.done and len(writes) < most * (number + 1):
                 writes.append(_step(loop))
             checkpoint.wait()
+            if not number:
+                continue
             other.start()
             control.append(_step(loop))
             other.wait()
@@ -142,8 +144,8 @@ def measure(effort: Effort) -> list[Row]:
             capture * 1e3,
             "ms",
             beside="a step while another process writes as much",
-            other=median(control[1:]) * 1e3,
-            ratio=median(one / beside for one, beside in zip(captures[1:], control[1:], strict=True)),
+            other=median(control) * 1e3,
+            ratio=median(one / beside for one, beside in zip(captures[1:], control, strict=True)),
             budget=1.1,
             of="ratio",
         ),
@@ -157,11 +159,11 @@ def measure(effort: Effort) -> list[Row]:
         ),
         Row(
             "(torch.save of the same on the loop, no fsync)",
-            median(inline[1:]) * 1e3,
+            median(inline) * 1e3,
             "ms",
             beside="a plain step",
             other=step * 1e3,
-            ratio=median(inline[1:]) / step,
+            ratio=median(inline) / step,
         ),
     ]
 
