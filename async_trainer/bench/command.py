@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "scenarios:\n" + "\n".join(f"  {name:<12}{what}" for name, (_, what) in SCENARIOS.items())
     # Not choices=: argparse then checks the empty list, too.
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", type=_scenario, help="which to run (default: all)")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions: all scenarios in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions: all scenarios in about a minute")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures, and the machine, to this file")
     parser.add_argument("--check", action="store_true", help="exit status 1 where a gated ratio misses its budget")
 
