@@ -11,4 +11,5 @@ mkdir -p benchmarks/results
 "$python" -m async_trainer bench --json benchmarks/results/bench.json | tee benchmarks/results/bench.txt
 "$python" benchmarks/growth.py --json benchmarks/results/growth.json --plot docs/_static/growth.png |
     tee benchmarks/results/growth.txt
+"$python" benchmarks/timeline.py --json benchmarks/results/timeline.json | tee benchmarks/results/timeline.txt
 "$python" benchmarks/peers.py --json benchmarks/results/peers.json | tee benchmarks/results/peers.txt

@@ -8,7 +8,6 @@ from async_trainer.bench.timing import Effort, clock, turns
 from async_trainer.callback import background
 from async_trainer.events import Event
 from async_trainer.handler import CallbacksHandler
-from async_trainer.testing import hold
 from async_trainer.train.state import TrainerState
 
 WAITING = 10_000
@@ -21,7 +20,7 @@ def measure(effort: Effort) -> list[Row]:
         drains: list[float] = []
 
         def a_barrier() -> float:
-            with hold(handler):
+            with handler._pool.hold():
                 for _ in range(WAITING):
                     handler.call_event(Event.BATCH_END, state=state)
                 queued = handler.stats().lanes["quiet"].queued
@@ -36,7 +35,7 @@ def measure(effort: Effort) -> list[Row]:
                 raise AssertionError(f"{queued} events waited; done before: {early}, after: {barrier.done}")
             return spent
 
-        took = turns({"barrier": a_barrier, "drain": lambda: drains[-1]}, rounds=effort.times(40, 5))
+        took = turns({"barrier": a_barrier, "drain": lambda: drains[-1]}, rounds=effort.times(25, 5))
     ours, drain = took["barrier"], took["drain"]
     return [
         Row(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from async_trainer.bench.row import Row
-from async_trainer.bench.timing import Effort, clock
+from async_trainer.bench.timing import Effort, by_turns, clock
 from async_trainer.bench.training import Loop
 from async_trainer.callback import background
 from async_trainer.handler import CallbacksHandler
@@ -23,7 +23,7 @@ from async_trainer.train.state import TrainerState
 
 MEGABYTES = 300
 FEW, MANY = 150, 1500
-OURS = "async_trainer"
+OURS, PLAIN = "async_trainer", "plain step"
 Way = tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]]
 """Captures; waits, after the step that is measured, until nothing goes on any more; ends it."""
 
@@ -45,13 +45,13 @@ def measure(effort: Effort) -> list[Row]:
 
 
 def _many_ways(effort: Effort) -> list[Row]:
-    loop = Loop(MEGABYTES, FEW, batch=192)
-    held, steps = _by_turns(loop, {OURS: ours(loop), **others(loop)}, effort.times(12))
-    plain = median(steps["plain step"])
+    loop = Loop(MEGABYTES, FEW, batch=192 if effort.full else 64)  # with --quick a step of some 200 ms
+    held, steps = _measure(loop, {PLAIN: NOTHING, OURS: ours(loop), **others(loop)}, effort)
+    plain = median(steps[PLAIN])
     size = f"{MEGABYTES} MB, {len(loop.big)} tensors"
     clones = median(held["fresh clone"])
     mine = median(held[OURS])
-    ratio = median(with_it / without for with_it, without in zip(steps[OURS], steps["plain step"], strict=True))
+    ratio = median(with_it / without for with_it, without in zip(steps[OURS], steps[PLAIN], strict=True))
     return [
         Row(
             f"the loop held by capturing {size}",
@@ -85,14 +85,14 @@ def _many_ways(effort: Effort) -> list[Row]:
                 note=f"the step {median(steps[name]) * 1e3:.0f} ms",
             )
             for name in held
-            if name not in (OURS, "plain step")
+            if name not in (OURS, PLAIN)
         ),
     ]
 
 
 def _many_tensors(effort: Effort) -> Row:
-    loop = Loop(MEGABYTES, MANY, batch=64)
-    held, _ = _by_turns(loop, {OURS: ours(loop), "fresh clone": clone(loop)}, effort.times(12))
+    loop = Loop(MEGABYTES, MANY, batch=8)  # what its step takes is not shown
+    held, _ = _measure(loop, {OURS: ours(loop), "fresh clone": clone(loop)}, effort)
     mine, clones = median(held[OURS]), median(held["fresh clone"])
     return Row(
         f"the loop held by capturing {MEGABYTES} MB, {len(loop.big)} tensors",
@@ -110,22 +110,21 @@ def budget(tensors: int) -> float:
     return 1e-3 + max(0, tensors - 200) * 4e-6
 
 
-def _by_turns(loop: Loop, ways: dict[str, Way], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def _measure(loop: Loop, ways: dict[str, Way], effort: Effort) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """What each way held the loop, and what the step with it took, in s; by turns."""
-    ways = {"plain step": (nothing, nothing, nothing), **ways}
     held: dict[str, list[float]] = {name: [] for name in ways}
     steps: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 2):
-        for name, (capture, rest, _) in ways.items():
-            began = clock()
-            capture()
-            captured = clock()
-            loop.step()
-            ended = clock()
-            rest()
-            if number >= 2:
-                held[name].append(captured - began)
-                steps[name].append(ended - began)
+    for name, counts in by_turns(ways, effort.times(12), warm_up=effort.times(2, 1)):
+        capture, rest, _ = ways[name]
+        began = clock()
+        capture()
+        captured = clock()
+        loop.step()
+        ended = clock()
+        rest()
+        if counts:
+            held[name].append(captured - began)
+            steps[name].append(ended - began)
     for _, _, end in ways.values():
         end()
     return held, steps
@@ -144,6 +143,9 @@ def ours(loop: Loop) -> Way:
 
 def nothing() -> None:
     """Neither to wait for, nor to end."""
+
+
+NOTHING: Way = (nothing, nothing, nothing)
 
 
 def clone(loop: Loop) -> Way:

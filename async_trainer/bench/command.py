@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from async_trainer.bench import report
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.open("a").close()  # else minutes are lost where it can't be written
 
+    began = time.perf_counter()
     results = runs.run_all(arguments.scenario or SCENARIOS, effort, _show)
-    print(f"\n{report.summary(results)}")
+    print(f"\n{report.summary(results)}\n{time.perf_counter() - began:.0f} s in all")
     if arguments.json is not None:
         scenarios = {one.scenario: one.to_json() for one in results}
         plain = {"machine": about, "quick": arguments.quick, "scenarios": scenarios}

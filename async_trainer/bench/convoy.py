@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from async_trainer.bench.row import Row
-from async_trainer.bench.timing import Effort, clock
+from async_trainer.bench.timing import Effort, by_turns, clock
 from async_trainer.callback import Placement, background
 from async_trainer.handler import CallbacksHandler
 
@@ -35,8 +35,8 @@ GATED = "20 ms"
 """The step whose ratio beside a thread lane is gated. In a step of 1 ms each of 100 calls of torch has to have the
 interpreter back, and what that takes is up to the system's scheduler: 2.4 to 5.8 were measured, so it is only shown."""
 
-SECONDS = 0.5  # of each measurement in full; half as long with --quick
-WARM_UP = 0.15  # s
+SECONDS, QUICK_SECONDS = 0.5, 0.15  # of each measurement, in full and with --quick
+WARM_UP = 0.1  # s
 BUSY = 0.85  # of the measured time, at least, in hooks: the rest is the way from one to the next
 LEAST = 5  # steps to measure
 TRIES = 3  # on a machine whose cores others want too, an event may be late
@@ -169,14 +169,14 @@ def measure(effort: Effort) -> list[Row]:
 
 
 def _rows(name: str, step: Callable[[], None], variants: list[Alone], effort: Effort) -> list[Row]:
-    times: dict[str, list[float]] = {one.name: [] for one in variants}
+    named = {one.name: one for one in variants}
+    times: dict[str, list[float]] = {name: [] for name in named}
     idle: set[str] = set()
-    for _ in range(effort.times(9)):
-        for variant in variants:
-            mean, busy = _measure(step, variant, SECONDS if effort.share >= 1 else SECONDS / 2)
-            times[variant.name].append(mean)
-            if not busy:
-                idle.add(variant.name)
+    for which, _ in by_turns(named, effort.times(9, 2), warm_up=0):
+        mean, busy = _measure(step, named[which], SECONDS if effort.full else QUICK_SECONDS)
+        times[which].append(mean)
+        if not busy:
+            idle.add(which)
 
     def row(which: str, beside: str = "alone", budget: float | None = None, *, gated: bool = False) -> Row:
         pairs = zip(times[which], times[beside], strict=True)

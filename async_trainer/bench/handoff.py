@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from multiprocessing.connection import Connection
 from statistics import median
 
 import torch
 
+from async_trainer.bench.doubles import receive
 from async_trainer.bench.row import Row
 from async_trainer.bench.timing import Effort, clock
 from async_trainer.callback import Placement, background
@@ -85,7 +85,7 @@ def _by_copy(repeats: int) -> float:
 def _by_pipe(repeats: int) -> float:
     """The median of pickling a tensor, as its bytes, and sending it through a pipe, in s."""
     ours, theirs = multiprocessing.Pipe()
-    child = multiprocessing.get_context("spawn").Process(target=_receive, args=(theirs,), daemon=True)
+    child = multiprocessing.get_context("spawn").Process(target=receive, args=(theirs,), daemon=True)
     child.start()
     batch = torch.zeros(MEGABYTES * 250_000).numpy()
     ways: list[float] = []
@@ -97,9 +97,3 @@ def _by_pipe(repeats: int) -> float:
     ours.send(None)
     child.join()
     return median(ways[-repeats:])
-
-
-def _receive(end: Connection) -> None:
-    """Another process: what it is sent, as long as it comes."""
-    while end.recv() is not None:
-        end.send(clock())

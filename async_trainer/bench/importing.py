@@ -29,7 +29,7 @@ def measure(effort: Effort) -> list[Row]:
         return float(seconds)
 
     statements = ("import async_trainer", "import anyio", "import torch", "from async_trainer import CallbacksHandler")
-    took = turns({one: lambda one=one: taking(one) for one in statements}, rounds=effort.times(10, 1))  # type: ignore[misc]
+    took = turns({one: lambda one=one: taking(one) for one in statements}, rounds=effort.times(7, 1))  # type: ignore[misc]
     ours, anyio, torch, handler = (took[one] for one in statements)
     if heavy["import async_trainer"]:
         raise AssertionError("import async_trainer loads torch or pandas")

@@ -11,7 +11,7 @@ import torch
 
 from async_trainer.bench.doubles import BareQueue, QueuedLog, Quiet
 from async_trainer.bench.row import Row
-from async_trainer.bench.timing import Effort, clock, percentile
+from async_trainer.bench.timing import Effort, by_turns, clock, percentile
 from async_trainer.callback import background
 from async_trainer.events import Event
 from async_trainer.handler import CallbacksHandler
@@ -35,14 +35,12 @@ def measure(effort: Effort) -> list[Row]:
         times: dict[str, list[float]] = {name: [] for name in ways}
         work = make_work()
         gc.collect()
-        turns = effort.times(400, 40)
-        for turn in range(turns + 10):  # the first are a warm-up
-            for name, call in ways.items():
-                work()
-                began = clock()
-                call()
-                if turn >= 10:
-                    times[name].append(clock() - began)
+        for name, counts in by_turns(ways, effort.times(400, 40), warm_up=10):
+            work()
+            began = clock()
+            ways[name]()
+            if counts:
+                times[name].append(clock() - began)
     bare.close()
     log.close()
     p50 = {name: median(one) * 1e6 for name, one in times.items()}

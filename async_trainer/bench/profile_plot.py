@@ -21,6 +21,7 @@ def plot(path: Path, profiles: Sequence[Profile]) -> None:
     figure.suptitle("What a step of the loop takes, by where the callback runs", fontsize=12)
     for axes, one in zip(figure.subplots(1, len(profiles), squeeze=False)[0], profiles, strict=True):
         runs = {placement: run for placement, run in one.runs.items() if not run.problem}
+        cannot = [placement for placement, run in one.runs.items() if run.problem]
         plain = one.runs[PLAIN].step * 1e3
         events = [1e3 * sum(spent.wall for spent in run.events.values()) / run.steps for run in runs.values()]
         steps = [1e3 * run.step for run in runs.values()]
@@ -35,6 +36,8 @@ def plot(path: Path, profiles: Sequence[Profile]) -> None:
             axes.annotate(
                 f"{step:.3g} ms", (place, max(step, plain)), xytext=(0, 3), textcoords="offset points", ha="center"
             )
+        if cannot:
+            axes.set_xlabel(f"it can't run: {', '.join(cannot)}")
         axes.set_title(f"{one.name}: {one.advice.placement}", fontsize=11)
         axes.set_ylabel("ms per step")
         axes.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,7 @@ from async_trainer.bench.watched import Recorder, Watch, WatchedHandler, clock, 
 from async_trainer.callback import Background, Inline, label, snake_case
 from async_trainer.errors import AsyncTrainerError
 from async_trainer.handler import CallbacksHandler
+from async_trainer.runtime.stats import Stats
 
 PLAIN = "without"
 Loop = Callable[[CallbacksHandler], Any]
@@ -46,7 +47,7 @@ def profile(make: Callable[[], Any], loop: Loop, rounds: int = 3) -> Profile:
         rounds: turns that count; the one with the median step is shown.
 
     Raises:
-        Exception: what the loop, or a hook inline, raised.
+        Exception: what the loop raised; or a hook, if the callback can run nowhere.
     """
     record = make()
     callback = record.callback if isinstance(record, (Background, Inline)) else record
@@ -64,6 +65,9 @@ def profile(make: Callable[[], Any], loop: Loop, rounds: int = 3) -> Profile:
         for _ in range(1 + rounds):
             for stage in stages.values():
                 stage.run()
+        raised = stages["inline"].raised if "inline" in stages else None
+        if raised is not None and all(stage.problem for one, stage in stages.items() if one != PLAIN):
+            raise raised
         runs = {placement: stage.middle() for placement, stage in stages.items()}
         least = stages["inline"].least() if "inline" in stages else Watch()
         beside = [with_it.step / without.step for with_it, without in _pairs(stages)]
@@ -78,42 +82,55 @@ class Stage:
         self._loop = loop
         self._recorder = Recorder()
         self._watches: list[Watch] = []
-        self._problem = ""
+        self.problem = ""
         callbacks: list[Any] = []
         try:
             if placement != PLAIN:
                 callbacks = [placed(make(), placement, self._recorder)]
             self._handler = WatchedHandler(callbacks, self._recorder)
         except AsyncTrainerError as error:  # it can't run there
-            self._problem = str(error)
+            self.problem = str(error)
+
+    @property
+    def raised(self) -> Exception | None:
+        """What a hook has raised inline."""
+        return self._recorder.raised
 
     def run(self) -> None:
         """One run of the loop, unless the callback can't run there."""
-        if self._problem:
+        if self.problem:
             return
         handler = self._handler
         watch = self._recorder.watch = Watch()
-        before = handler.stats().waits
+        stats = handler.stats()
+        before, took = stats.waits, _took(stats)
         began = clock()
-        self._loop(handler)
+        try:
+            self._loop(handler)
+        except Exception as error:
+            if error is not self.raised:
+                raise
+            self.problem = f"{type(error).__name__}: {error}"
+            return
         watch.seconds = clock() - began
         handler.flush()
         watch.handled = clock() - began
         stats = handler.stats()
         watch.waited = stats.waits.queue + stats.waits.budget - before.queue - before.budget
+        watch.took = _since(_took(stats), took)
         watch.captured = handler.captured()
-        self._problem = str(stats.errors[0]) if stats.errors else ""
+        self.problem = str(stats.errors[0]) if stats.errors else ""
         self._watches.append(watch)
 
     @property
     def counted(self) -> list[Watch]:
         """The runs but the first; none where the callback can't run there."""
-        return [] if self._problem else self._watches[1:]
+        return [] if self.problem else self._watches[1:]
 
     def middle(self) -> Watch:
         """The run with the median step; the first doesn't count."""
-        if self._problem:
-            return Watch(problem=self._problem)
+        if self.problem:
+            return Watch(problem=self.problem)
         step = median([watch.step for watch in self.counted])
         return min(self.counted, key=lambda watch: abs(watch.step - step))
 
@@ -123,7 +140,7 @@ class Stage:
 
     def close(self) -> None:
         """End its lanes."""
-        if not self._problem:
+        if hasattr(self, "_handler"):
             self._handler.close()
 
 
@@ -144,6 +161,16 @@ def _pairs(stages: dict[str, Stage]) -> list[tuple[Watch, Watch]]:
     return list(zip(stages["thread"].counted, stages[PLAIN].counted, strict=False)) if "thread" in stages else []
 
 
+def _took(stats: Stats) -> tuple[float, float]:
+    """s that hooks in the background took, and s of CPU."""
+    lanes = stats.lanes.values()
+    return sum(lane.hook_seconds for lane in lanes), sum(lane.cpu_seconds for lane in lanes)
+
+
+def _since(now: tuple[float, float], before: tuple[float, float]) -> tuple[float, float]:
+    return now[0] - before[0], now[1] - before[1]
+
+
 def _figures(
     runs: dict[str, Watch], inline: Watch, beside: Sequence[float], *, steers: bool, asynchronous: bool
 ) -> Figures:
@@ -152,12 +179,18 @@ def _figures(
     process = runs.get("process", Watch(problem="not run"))
     heard = [event for event in inline.hooks if event in thread.events]
     idle = sum(plain.events[event].wall for event in heard if event in plain.events)
+    here = not runs["inline"].problem if "inline" in runs else False
+    own = [(spent.wall, spent.cpu) for spent in inline.hooks.values()]
+    elsewhere = thread.took if process.problem else process.took
+    took = (sum(wall for wall, _ in own), sum(cpu for _, cpu in own)) if here else elsewhere
     return Figures(
-        hooks=sum(spent.wall for spent in inline.hooks.values()),
-        cpu=sum(spent.cpu for spent in inline.hooks.values()),
+        hooks=took[0],
+        cpu=took[1],
         loop=plain.seconds,
         handing=max(0.0, sum(thread.events[event].wall for event in heard) - idle - thread.waited),
         beside_thread=max(beside, default=None),
+        inline=here,
+        thread=not thread.problem,
         process=not process.problem,
         steers=steers,
         asynchronous=asynchronous,

@@ -23,7 +23,7 @@ from async_trainer.callback import background
 from async_trainer.handler import CallbacksHandler
 
 MEGABYTES, TENSORS = 300, 150
-STEPS = 3  # after the one that captures, to see what writing does to them
+STEPS = 3  # after the one that captures, to see what writing does to them; 1 with --quick
 
 
 class OtherWriter:
@@ -48,7 +48,6 @@ for line in sys.stdin:
     def __init__(self, path: Path) -> None:
         command = [sys.executable, "-c", self.CODE, str(path), str(MEGABYTES)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.wait()
 
     def start(self) -> None:
         """Have it write."""
@@ -57,7 +56,7 @@ for line in sys.stdin:
         self.process.stdin.flush()
 
     def wait(self) -> None:
-        """Until it has written."""
+        """Until it has started, or written."""
         assert self.process.stdout is not None
         if not self.process.stdout.readline():
             raise RuntimeError("the other process has died")
@@ -89,7 +88,7 @@ def measure(effort: Effort) -> list[Row]:
     """The rows of ``resume``."""
     torch.set_num_threads(1)
     logging.getLogger("async_trainer").setLevel(logging.ERROR)
-    loop = Loop(MEGABYTES, TENSORS, batch=192)
+    most = STEPS if effort.full else 1
     plain: list[float] = []
     held: list[float] = []
     captures: list[float] = []
@@ -102,16 +101,20 @@ def measure(effort: Effort) -> list[Row]:
     ):
         folder = Path(temporary)
         other = OtherWriter(folder / "other.pt")
-        for number in range(effort.times(12) + 1):
+        loop = Loop(MEGABYTES, TENSORS, batch=192 if effort.full else 64)  # with --quick a step of some 200 ms
+        other.wait()
+        for number in range(effort.times(12, 2) + 1):
             plain += [_step(loop), _step(loop)]
             handler.call_event("on_batch_end", step=number)
             began = clock()
             checkpoint = handler.checkpoint(folder / "ours", model=loop.model, optimizer=loop.optimizer, step=number)
             held.append(clock() - began)
             captures.append(held[-1] + _step(loop))
-            while not checkpoint.done and len(writes) < STEPS * (number + 1):
+            while not checkpoint.done and len(writes) < most * (number + 1):
                 writes.append(_step(loop))
             checkpoint.wait()
+            if not number:
+                continue
             other.start()
             control.append(_step(loop))
             other.wait()
@@ -141,8 +144,8 @@ def measure(effort: Effort) -> list[Row]:
             capture * 1e3,
             "ms",
             beside="a step while another process writes as much",
-            other=median(control[1:]) * 1e3,
-            ratio=median(one / beside for one, beside in zip(captures[1:], control[1:], strict=True)),
+            other=median(control) * 1e3,
+            ratio=median(one / beside for one, beside in zip(captures[1:], control, strict=True)),
             budget=1.1,
             of="ratio",
         ),
@@ -156,11 +159,11 @@ def measure(effort: Effort) -> list[Row]:
         ),
         Row(
             "(torch.save of the same on the loop, no fsync)",
-            median(inline[1:]) * 1e3,
+            median(inline) * 1e3,
             "ms",
             beside="a plain step",
             other=step * 1e3,
-            ratio=median(inline[1:]) / step,
+            ratio=median(inline) / step,
         ),
     ]
 

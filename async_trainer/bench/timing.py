@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import time
 import timeit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -24,6 +24,11 @@ class Effort:
     """How much is measured: 1 in full, less with ``--quick``."""
 
     share: float = 1.0
+
+    @property
+    def full(self) -> bool:
+        """Whether all is measured."""
+        return self.share >= 1
 
     def times(self, full: int, least: int = 3) -> int:
         """How often something is done that takes ``full`` times in full."""
@@ -58,17 +63,24 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, -int(-len(values) * share // 100) - 1)]
 
 
+def by_turns(names: Iterable[str], rounds: int, warm_up: int = 1) -> Iterator[tuple[str, bool]]:
+    """Each way in each round: its name, and whether it counts, or is a warm-up."""
+    for number in range(warm_up + rounds):
+        for name in names:
+            yield name, number >= warm_up
+
+
 def bursts(ways: Ways, rounds: int, calls: int) -> dict[str, Rounds]:
     """Each call by itself, in bursts of ``calls``; a pair is a call and what drains what it has queued, afterwards."""
     pairs = {name: way if isinstance(way, tuple) else (way, lambda: None) for name, way in ways.items()}
     times: dict[str, list[list[float]]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, (call, drain) in pairs.items():
-            gc.collect()
-            burst = _burst(call, calls)
-            drain()
-            if number:
-                times[name].append(burst)
+    for name, counts in by_turns(pairs, rounds):
+        call, drain = pairs[name]
+        gc.collect()
+        burst = _burst(call, calls)
+        drain()
+        if counts:
+            times[name].append(burst)
     return {name: _rounds(measured) for name, measured in times.items()}
 
 
@@ -88,12 +100,11 @@ def loops(statements: Mapping[str, str], names: dict[str, Any], rounds: int, cal
     on = "import gc; gc.enable()"  # timeit switches it off
     timers = {name: timeit.Timer(statement, setup=on, globals=names) for name, statement in statements.items()}
     times: dict[str, list[list[float]]] = {name: [] for name in statements}
-    for number in range(rounds + 1):
-        for name, timer in timers.items():
-            gc.collect()
-            spent = timer.timeit(calls)
-            if number:
-                times[name].append([spent / calls])
+    for name, counts in by_turns(timers, rounds):
+        gc.collect()
+        spent = timers[name].timeit(calls)
+        if counts:
+            times[name].append([spent / calls])
     return {
         name: Rounds([min(one[0] for one in measured)], [max(one[0] for one in measured)])
         for name, measured in times.items()
@@ -107,10 +118,9 @@ def _rounds(measured: list[list[float]]) -> Rounds:
 def turns(ways: Mapping[str, Call], rounds: int) -> dict[str, Rounds]:
     """One figure per way and round: each way returns the seconds that count. For what takes milliseconds."""
     times: dict[str, list[list[float]]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            gc.collect()
-            seconds = way()
-            if number:
-                times[name].append([seconds])
+    for name, counts in by_turns(ways, rounds):
+        gc.collect()
+        seconds = ways[name]()
+        if counts:
+            times[name].append([seconds])
     return {name: _rounds(measured) for name, measured in times.items()}

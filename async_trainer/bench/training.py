@@ -25,8 +25,7 @@ class Loop:
         self.optimizers = {"adam": self.optimizer}
         self.x = torch.randn(batch, width)
         self.state = TrainerState()
-        for _ in range(3):
-            self.step()
+        self.step()  # Adam's state is made
         big = [*self.model.parameters(), *(t for s in self.optimizer.state.values() for t in s.values() if t.dim())]
         self.big: list[torch.Tensor] = [tensor.detach() for tensor in big]
 

@@ -59,6 +59,7 @@ class Watch:
     seconds: float = 0.0
     handled: float = 0.0
     waited: float = 0.0  # s of the loop: for a full queue, or the byte budget
+    took: tuple[float, float] = (0.0, 0.0)  # s of its hooks, and s of CPU, as its lane has added them up
     problem: str = ""
 
     @property
@@ -74,10 +75,11 @@ class Watch:
 
 
 class Recorder:
-    """Holds the watch of the run that is under way."""
+    """Holds the watch of the run that is under way, and what an inline hook has raised."""
 
     def __init__(self) -> None:
         self.watch = Watch()
+        self.raised: Exception | None = None
 
 
 class WatchedHandler(CallbacksHandler):
@@ -95,8 +97,9 @@ class WatchedHandler(CallbacksHandler):
             self._recorder.watch.events.setdefault(str(event), Spent()).add(clock() - began)
 
     def captured(self) -> dict[str, int]:
-        """By event: the bytes over 64 KiB of what was captured."""
-        routes = [route for route in self._routes.values() if route is not None]
+        """By event that its callback has a hook for: the bytes over 64 KiB of what was captured."""
+        heard = {event for one in self.attached for event in one.hooks}
+        routes = [route for event, route in self._routes.items() if route is not None and str(event) in heard]
         return {str(route.event): sum(nbytes for _, nbytes in route.observed.values()) for route in routes}
 
 
@@ -138,6 +141,9 @@ def _timed(function: Any, recorder: Recorder, event: str) -> Any:
         wanted, began = thread_wants(), clock()
         try:
             return function(**arguments)
+        except Exception as error:
+            recorder.raised = error
+            raise
         finally:
             spent = clock() - began
             recorder.watch.hooks.setdefault(event, Spent()).add(spent, min(spent, thread_wants() - wanted))

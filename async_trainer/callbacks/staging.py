@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from async_trainer.callbacks.object_store import UploadError
+from async_trainer.watching import status
 
 _BLOCK = 1 << 20
 _END = 1 << 12
+_LOCK = "run.lock"
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)  # s
 
 _numbers = itertools.count()
@@ -63,7 +65,8 @@ class Staging:
         Args:
             folder: where they are.
             prefix: what their objects' names begin with, before their path in ``folder``.
-            patterns: which, as for ``Path.glob``; hidden files and folders are left out.
+            patterns: which, as for ``Path.glob``; hidden files and folders are left out, and what is about the run as
+                it is now: its status file, and its lock.
             home: the name of the hidden folder in ``folder`` for the links.
             without: a folder to leave out.
 
@@ -206,8 +209,16 @@ def _files(folder: Path, patterns: Iterable[str], without: Path | None) -> Itera
         inside = path.relative_to(folder).parts
         if any(part.startswith(".") for part in inside) or (without is not None and without in path.parents):
             continue
-        if path.is_file():
+        if path.is_file() and not _is_of_now(path):
             yield path
+
+
+def _is_of_now(path: Path) -> bool:
+    """Whether it is about the run while it goes on: a copy elsewhere would say for ever that it does."""
+    try:
+        return path.name == _LOCK or status.is_status(path)
+    except OSError:  # gone since it was listed; what can't be read is told when it is to be uploaded
+        return False
 
 
 def _look(stat: os.stat_result) -> Look:

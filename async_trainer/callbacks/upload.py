@@ -51,7 +51,9 @@ class Upload(Callback):
         url: where to: any that fsspec knows (``s3://bucket/prefix``, ``file:///mnt/backup``), or a local folder. An
             object's name is ``split-<index>/`` and the file's path in the folder of the split. Credentials in it are
             never shown.
-        files: which files, as patterns relative to that folder. Hidden files are left out. Default: all of them.
+        files: which files, as patterns relative to that folder. Hidden files (also what is still
+            being written) are left out, and so are sockets, ``run.lock``, and the run's ``status.json``, which tells
+            how it is now: a copy would go on saying "running". Default: all the others.
         folder: upload the files of this folder instead, under their paths in it.
         options: for fsspec: ``{"endpoint_url": "http://127.0.0.1:9000"}``. Never shown.
 

@@ -152,9 +152,9 @@ class Child:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._out: deque[tuple[Any, ...]] = deque()
-        self._spans: deque[tuple[int, str, float, float]] = (
-            deque()
-        )  # event, callback, when its hook ran; while asked for
+        self._spans: deque[tuple[int, str, float, float]] = deque()  # event, callback, when its hook ran; if asked for
+        self._took = (0.0, 0.0)  # s: wall and CPU time of the hooks, that the parent was told of
+        self._took_of = 0  # jobs handled by then
         self._bell = threading.Lock()
         self._bell.acquire()
         self._answering = threading.Thread(target=self._answer, name="async_trainer-answers", daemon=True)
@@ -459,7 +459,9 @@ class Child:
 
     def _answer(self) -> None:
         while True:
-            self._bell.acquire(timeout=self._until_state())
+            handled = self._handled
+            if not self._bell.acquire(timeout=self._until_state()):
+                self._took_of = handled  # what hooks took is added up a moment after they have ended
             ending = self._ending
             self._ask_for_state()
             messages = self._take()
@@ -499,12 +501,16 @@ class Child:
             messages.append((*DELIVERED[:2], delivered, *DELIVERED[3:]))
         if self._spans:  # of all that is settled here, and perhaps of more
             messages.insert(0, ("spans", [self._spans.popleft() for _ in range(len(self._spans))]))
+        burden, (wall, cpu) = self.lane.burden, self._took
+        if burden.wall != wall:
+            self._took = (burden.wall, burden.cpu)
+            messages.insert(0, ("took", self._took[0] - wall, self._took[1] - cpu))
         return messages
 
     def _until_state(self) -> float:
-        if not self._stateful or self._covered == self._handled or self._state_coming:
-            return -1
-        return QUIET
+        """s: to look again; -1: when the bell rings."""
+        state_due = self._stateful and self._covered != self._handled and not self._state_coming
+        return QUIET if state_due or self._took_of != self._handled else -1
 
     def _ask_for_state(self) -> None:
         """Have the lane's thread send a state, when it has come to rest, each second, and when the parent asks."""

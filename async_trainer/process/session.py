@@ -22,7 +22,7 @@ from async_trainer.process.ship import ship, ship_callbacks
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
 from async_trainer.runtime.job import Job, Mark
-from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Ready, Sent, Settled, Spans
+from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Ready, Sent, Settled, Spans, Took
 from async_trainer.runtime.wire import DESCRIPTORS
 from async_trainer.snapshot.shared import Segments
 from async_trainer.states import Visit
@@ -373,6 +373,8 @@ class HomeSession:
                 heard.append(Began(*rest))
             elif kind == "spans":
                 heard.append(Spans(rest[0]))
+            elif kind == "took":
+                heard.append(Took(*rest))
             elif kind == "covered":
                 heard.append(Covered(*rest))
             else:

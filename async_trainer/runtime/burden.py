@@ -1,4 +1,4 @@
-"""What a thread lane takes of the interpreter: the CPU that its hooks use, beside the time that they take."""
+"""What a lane takes: the time of its hooks, and the CPU that they use; of a thread lane that is the interpreter's."""
 
 from __future__ import annotations
 

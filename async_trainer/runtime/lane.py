@@ -70,7 +70,7 @@ class Lane:
         self._roomy = size - 1  # with so many items or fewer, marks and finished jobs included, it can't be full
         self.remote: Any = None  # of a process lane: how its jobs are sent
         self.restarts = 0  # of its process
-        self.burden = Burden()  # of its hooks, where they run on its thread
+        self.burden = Burden()  # of its hooks
         batch = PROCESS_BATCH if placement == "process" else BATCH
         self._batch = batch if overflow == "block" else 1  # what is in hand can't give way to a newer job
 

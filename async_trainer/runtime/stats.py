@@ -84,8 +84,9 @@ class Report:
 class LaneStats:
     """One lane, now. ``queued`` waits; ``running`` is the hook under way and ``seconds`` how long it has been.
 
-    ``hook_seconds`` is what the hooks of a thread lane have taken in all, ``cpu_seconds`` how much of it on a core; of
-    other lanes they are 0.
+    ``hook_seconds`` is what its hooks have taken in all; of a process lane its process adds them up, and tells them
+    with what it has handled. ``cpu_seconds`` is how much of it on a core; of a task lane it is 0, as nothing tells what
+    on the loop's thread was whose. In synchronous mode both are 0.
     """
 
     delivered: int
@@ -145,7 +146,8 @@ class Stats:
             now = f"stalled: {now}" if lane.stalled else now
             now += f", restarted {lane.restarts} x" if lane.restarts else ""
             counts = (lane.delivered, lane.failed, lane.dropped, lane.lost, lane.queued)
-            cpu = f"{lane.cpu_seconds:.1f}/{lane.hook_seconds:.1f} s" if lane.hook_seconds else ""
+            used = "–" if lane.placement == "task" else f"{lane.cpu_seconds:.1f}"
+            cpu = f"{used}/{lane.hook_seconds:.1f} s" if lane.hook_seconds else ""
             rows.append((name, lane.placement, *map(str, counts), cpu, now))
         return rows
 

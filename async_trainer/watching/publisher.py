@@ -76,7 +76,7 @@ class Publisher:
             self.recording = Recording(folder / status.TIMELINE, append=append, step=step)
         pid = os.getpid()
         self._about = {
-            "what": "async_trainer status", "format": status.FORMAT, "pid": pid,
+            "what": status.WHAT, "format": status.FORMAT, "pid": pid,
             "process_began": status.process_began(pid), "host": socket.gethostname(), "started": time.time(),
             "timeline": timeline is not None,
         }  # fmt: skip

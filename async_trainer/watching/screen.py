@@ -1,8 +1,10 @@
-"""What ``async-trainer watch`` shows of a status, with rich. It fits 80 columns."""
+"""What ``async-trainer watch`` shows of a status, with rich. It fits 80 columns, and shows more where
+there are 100."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,30 +13,33 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from async_trainer.watching import since
 from async_trainer.watching.status import Status, split_number
 from async_trainer.watching.units import brief, duration, many, megabytes, seconds
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 STYLES = {"running": "bold green", "finished": "bold green", "stale": "bold yellow"}
 SHOWN = 5  # kinds of failure
+TIE = "\x00"  # a space that no line ends at
+WIDE = 100  # columns of the terminal
 
 
-def picture(shown: Sequence[Status]) -> RenderableType:
-    """The picture of runs, one below the other."""
+def picture(shown: Sequence[Status], width: int) -> RenderableType:
+    """The picture of runs, one below the other, on a terminal of ``width`` columns."""
     parts: list[RenderableType] = []
     for status in shown:
-        parts += [Text(""), *_run(status)] if parts else _run(status)
+        parts += [Text(""), *_run(status, width)] if parts else _run(status, width)
     return Group(*parts)
 
 
-def _run(status: Status) -> list[RenderableType]:
+def _run(status: Status, width: int) -> list[RenderableType]:
     said = status.said
     parts: list[RenderableType] = [_headline(status)]
     if status.state == "killed":
         parts.append(Text("its process is gone, and has said nothing of its end", style="red"))
     elif status.state == "stale":
         parts.append(Text(f"it has said nothing for {duration(status.age)}", style="yellow"))
-    parts += [_steps(said), Text(""), _lanes(status), Text(""), _paid(said)]
+    parts += [_steps(said), Text(""), _lanes(status, wide=width >= WIDE), Text(""), _paid(said, width)]
     if said["errors"]:
         parts += [Text(""), *_errors(said["errors"])]
     return parts
@@ -65,24 +70,31 @@ def _steps(said: Mapping[str, Any]) -> Text:
     return line
 
 
-def _lanes(status: Status) -> RenderableType:
+def _lanes(status: Status, *, wide: bool) -> RenderableType:
     lanes = status.said["lanes"]
     if not lanes:
         return Text("no lanes: all callbacks are inline", style="dim")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, expand=False)
-    table.add_column("lane", max_width=16)  # where the room is short these two give way
+    table.add_column("lane", max_width=24 if wide else 16)  # where the room is short it gives way, and what is now
+    if wide:
+        table.add_column("where", no_wrap=True)
     table.add_column("queued", justify="right", no_wrap=True)
     table.add_column("oldest", justify="right", no_wrap=True)
-    table.add_column("now", max_width=22)
+    if wide:
+        table.add_column("in hooks", justify="right", no_wrap=True)
+    table.add_column("now")
     for count in ("failed", "dropped", "lost"):
         table.add_column(count, justify="right", no_wrap=True)
     for name, lane in lanes.items():
         waits = lane["queued"] or lane["running"]
         full = lane["queued"] >= lane["size"]
+        where, took = Text(lane["placement"]), Text(brief(lane["hook_seconds"]) if lane["hook_seconds"] else "")
         table.add_row(
             Text(plain(name), no_wrap=True, overflow="ellipsis"),
+            *([where] if wide else []),
             Text(many(lane["queued"]), style="bold yellow" if full else "" if lane["queued"] else "dim"),
             Text(brief(lane["age"]) if waits else ""),
+            *([took] if wide else []),
             _now(lane, status),
             *(Text(many(lane[key]), style="bold red" if lane[key] else "dim") for key in ("failed", "dropped", "lost")),
         )
@@ -101,16 +113,16 @@ def _now(lane: Mapping[str, Any], status: Status) -> Text:
     return Text(what, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _paid(said: Mapping[str, Any]) -> Text:
+def _paid(said: Mapping[str, Any], width: int) -> Text:
     loop, memory = said["loop"], said["memory"]
     paid = {name: took for name, took in loop["paid"].items() if took >= 0.0005}
     total = sum(paid.values())
     share = f" ({100 * total / loop['seconds']:.1f} %)" if loop["seconds"] > 0 else ""
-    line = Text("the loop paid ")
-    line.append(seconds(total) + share, style="bold")
-    if paid:
-        listed = sorted(paid.items(), key=lambda one: -one[1])
-        line.append(": " + ", ".join(f"{name.removeprefix('waiting: ')} {seconds(took)}" for name, took in listed))
+    listed = sorted(paid.items(), key=lambda one: -one[1])
+    parts = ", ".join(f"{since.title(name)} {seconds(took)}".replace(" ", TIE) for name, took in listed)
+    told = f"the loop paid {seconds(total)}{share}{': ' if parts else ''}{parts}"
+    line = Text("\n".join(textwrap.wrap(told, width)).replace(TIE, " "))
+    line.stylize("bold", len("the loop paid "), len(f"the loop paid {seconds(total)}{share}"))
     held = f"\nsnapshots hold {megabytes(memory['snapshots'])} of {megabytes(memory['budget'])}"
     kept = f", hooks keep {megabytes(memory['kept'])}" if memory["kept"] else ""
     line.append(held + kept, style="dim")

@@ -11,6 +11,14 @@ COUNTS = ("delivered", "failed", "dropped", "lost", "over_limit", "restarts", "h
 ERRORS = 20  # kinds of failure that are told
 LETTERS = 20_000  # of a traceback
 
+WAITS = {"queue": "full queues", "budget": "byte budget", "fence": "fences", "flush": "flush and end"}
+
+
+def title(name: str) -> str:
+    """What to call a part of :func:`paid`: ``"waiting: queue"`` -> ``"full queues"``."""
+    cause = name.removeprefix("waiting: ")
+    return WAITS.get(cause, cause)
+
 
 def paid(stats: Stats, before: Stats) -> dict[str, float]:
     """Seconds of the loop, by what for."""

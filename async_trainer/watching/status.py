@@ -18,6 +18,9 @@ FORMAT = 1
 NAME = "status.json"
 HISTORY = "history.jsonl"
 TIMELINE = "timeline.json.gz"
+WHAT = "async_trainer status"
+"""What a status file says that it is, in its first bytes."""
+
 STALE = 10.0
 """Seconds without a word after which a run whose process is there, or can't be asked for, counts as stale."""
 
@@ -90,10 +93,18 @@ def read(path: Path) -> Status:
         said = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigurationError(f"{path} is damaged: {error}") from error
-    if not isinstance(said, dict) or said.get("format") != FORMAT or said.get("what") != "async_trainer status":
+    if not isinstance(said, dict) or said.get("format") != FORMAT or said.get("what") != WHAT:
         raise ConfigurationError(f"{path} is no status file of this version of async_trainer")
     age = max(0.0, time.time() - said["written"])
     return Status(path, said, _state(said, age), age)
+
+
+def is_status(path: Path) -> bool:
+    """Whether it is a status file: of this moment, and of the place where the run is."""
+    if path.name != NAME:
+        return False
+    with path.open("rb") as file:
+        return WHAT.encode() in file.read(100)
 
 
 def _state(said: Mapping[str, Any], age: float) -> str:

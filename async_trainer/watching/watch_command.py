@@ -50,14 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=80)
     shown = look(arguments.run)
     if arguments.once or not sys.stdout.isatty():
-        console.print(picture(shown))
+        console.print(picture(shown, console.width))
         return int(not all(one.good for one in shown))
-    with Live(picture(shown), console=console, auto_refresh=False, transient=False) as live:
+    with Live(picture(shown, console.width), console=console, auto_refresh=False, transient=False) as live:
         over_since: float | None = None
         while True:
             time.sleep(EVERY)
             shown = look(arguments.run)
-            live.update(picture(shown), refresh=True)
+            live.update(picture(shown, console.width), refresh=True)
             if not all(one.over for one in shown):
                 over_since = None
                 continue

@@ -51,6 +51,7 @@ def test_without_check_the_status_is_0_and_what_is_missed_is_said(
     assert cli.main(["bench", "overhead"]) == 0
     out = capsys.readouterr().out
     assert "1 of 3 budgets met" in out
+    assert out.splitlines()[-1] == "0 s in all"
     assert "missed: overhead: an event (gated)" in out
     assert "missed: overhead: a rate\n" in out
 

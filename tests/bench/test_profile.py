@@ -40,6 +40,16 @@ class Locked:
         self.lock = threading.Lock()
     def on_batch_end(self, *, state): pass
 
+class NeedsItsOwnProcess:
+    def on_batch_end(self, *, step):
+        import sys
+        if "async_trainer.process.child" not in sys.modules:
+            raise RuntimeError("not here")
+        for n in range(10_000): pass
+
+class Fails:
+    def on_batch_end(self, *, step): raise RuntimeError("never")
+
 def make(): return [Computes(), background(Waits(), queue_size=100), Tiny()]
 
 def loop(handler):
@@ -95,8 +105,29 @@ def test_async_hooks_are_a_task_and_what_can_t_be_sent_is_said_so(
     assert cli.main(["profile", *targets, "--epochs", "1", "--batches", "2", "--width", "8", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
     assert "webhook: run it as a task: its hooks are async" in out
+    hooks = [line.split()[0] for line in out.splitlines() if line.startswith("webhook.on_")]
+    assert hooks == ["webhook.on_batch_end"], "no other events' captures"
     refused = next(line for line in out.splitlines() if line.startswith("process "))
     assert "lock" in refused
+
+
+def test_what_fails_inline_and_in_a_thread_is_told_and_goes_where_it_can(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["profile", f"{module}:NeedsItsOwnProcess", "--loop", f"{module}:loop", "--rounds", "1"]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    where = {line.split()[0]: line for line in out.splitlines() if line.startswith(("inline", "thread", "process"))}
+    assert where["inline"].endswith("RuntimeError: not here")
+    assert "needs_its_own_process.on_batch_end" in where["thread"]
+    assert "ms" in where["process"]
+    assert "needs_its_own_process: run it in a process: it fails in a thread" in out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("needs_its_own_process.on")] == ["40"]
+
+
+def test_what_fails_everywhere_is_raised(module: str) -> None:
+    with pytest.raises(RuntimeError, match="never"):
+        cli.main(["profile", f"{module}:Fails", "--loop", f"{module}:loop", "--rounds", "1"])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +155,10 @@ COMPUTES = Figures(hooks=2.0, cpu=1.9, loop=1.0, handing=0.01, beside_thread=2.2
         (replace(COMPUTES, process=False), "thread", "can't run in a process"),
         (replace(COMPUTES, beside_thread=1.01), "thread", "gives the interpreter up"),
         (replace(COMPUTES, cpu=0.1), "thread", "wait for 95%"),
-        (replace(COMPUTES, hooks=0.1, cpu=0.1), "thread", "wait for 0%"),
+        (replace(COMPUTES, hooks=0.1, cpu=0.1), "thread", "10% of the loop's time"),
+        (replace(COMPUTES, inline=False, hooks=0.001, cpu=0.0), "thread", "wait for 100%"),
+        (replace(COMPUTES, inline=False, thread=False), "process", "fails in a thread"),
+        (replace(COMPUTES, thread=False, process=False), "inline", "fails elsewhere"),
         (replace(COMPUTES, hooks=0.009, cpu=0.009), "inline", "0.9% of the loop"),
         (replace(COMPUTES, hooks=0.05, handing=0.06), "inline", "handing its events over"),
         (replace(COMPUTES, steers=True), "inline", "changes the training"),

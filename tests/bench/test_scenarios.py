@@ -11,7 +11,7 @@ import torch
 from async_trainer.bench import barrier, capturing, convoy, handoff, resuming, throughput, timing
 from async_trainer.bench.row import Row
 from async_trainer.bench.scenarios import SCENARIOS, measure
-from async_trainer.bench.timing import Effort, bursts, loops, percentile, turns
+from async_trainer.bench.timing import Effort, bursts, by_turns, loops, percentile, turns
 
 LITTLE = Effort(0.01)
 
@@ -27,7 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(capturing, "MANY", 30)
     monkeypatch.setattr(resuming, "TENSORS", 6)
     monkeypatch.setattr(convoy, "STEPS", {"20 ms": (2, 64, 32)})
-    monkeypatch.setattr(convoy, "SECONDS", 0.05)
+    monkeypatch.setattr(convoy, "QUICK_SECONDS", 0.05)
     monkeypatch.setattr(convoy, "WARM_UP", 0.02)
     monkeypatch.setattr(throughput, "EVENTS", {"thread": 2000, "process": 2000})
     threads, logger = torch.get_num_threads(), logging.getLogger("async_trainer")
@@ -87,6 +87,12 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     time = [0.0]
     monkeypatch.setattr(timing, "clock", lambda: time[0])
     return time
+
+
+def test_ways_take_turns_and_what_is_a_warm_up_is_told() -> None:
+    turn = [("a", False), ("b", False), ("a", True), ("b", True)]
+    assert list(by_turns(("a", "b"), rounds=1)) == turn
+    assert list(by_turns(("a", "b"), rounds=1, warm_up=0)) == turn[2:]
 
 
 def test_bursts_time_each_call_drain_between_bursts_and_leave_the_first_out(now: list[float]) -> None:

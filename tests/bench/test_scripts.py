@@ -41,6 +41,18 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def test_what_a_timeline_costs_is_told_beside_what_a_run_costs_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline = load("timeline")
+    fixed = {"not published": (5e-6, 10e-6), "published": (6e-6, 11e-6), "with a timeline": (8e-6, 43e-6)}
+    rows = timeline.measure(2, fixed.get)
+    assert [round(row.value, 6) for row in rows] == [5.0, 6.0, 8.0, 10.0, 11.0, 43.0, 10.0]
+    assert [row.note for row in rows[:3]] == ["", "1.0 µs more", "3.0 µs more"]
+    monkeypatch.setattr(timeline, "STEPS", 50)
+    for way in fixed:
+        own, everything = timeline.run(way)  # it looks at the file itself
+        assert 0 < own < everything
+
+
 @pytest.mark.slow
 def test_a_trial_tells_snapshots_from_live_values(tmp_path: Path) -> None:
     right = {}

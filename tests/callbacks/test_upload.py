@@ -8,13 +8,14 @@ import os
 import pickle
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,6 +131,26 @@ def test_only_the_files_asked_for_go_and_never_those_of_the_store_itself(run_fol
     run.epoch()
     run.end()
     assert set(objects(run_folder / "store")) == {"a.pt", "logs/c.jsonl", "latest"}
+
+
+def test_what_is_about_the_run_as_it_is_now_stays_there(tmp_path: Path, store: Path) -> None:
+    seen: list[set[str]] = []
+
+    class Looks:
+        def on_epoch_end(self, *, maps: Maps) -> None:
+            folder = maps.split(0).path
+            os.mknod(folder / f"socket-{len(seen)}", stat.S_IFSOCK | 0o600)
+            write(folder / "logs" / "status.json", b'{"of": "another program"}')
+            seen.append({path.name for path in folder.iterdir()})
+
+    made = trainer(tmp_path / "run", inline(Looks()), Upload(store.as_uri()))
+    made.train(split(), computational())
+    made.callbacks.close()
+    assert all({"status.json", "run.lock", "socket-0"} <= names for names in seen)
+    there = {name.removeprefix("split-0/") for name in objects(store)}
+    assert there >= {"history.jsonl", "logs/status.json", "metrics.tsv"}
+    assert not any(PurePosixPath(name).name.startswith((".", "run.lock", "socket")) for name in there)
+    assert "status.json" not in there
 
 
 def test_validate_and_test_upload_nothing(run_folder: Path, store: Path) -> None:

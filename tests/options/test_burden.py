@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import queue
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 from async_trainer import background
+from async_trainer.process.child import Child
 from async_trainer.runtime import burden
 from async_trainer.runtime.burden import Burden
+from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.placement import thread
 from tests.options.doubles import PATIENCE, Make
 
@@ -147,12 +153,95 @@ def test_a_process_lane_is_not_told_of_though_its_hooks_run_on_a_thread_there(
 
 def test_the_table_leaves_out_what_is_not_measured(handlers: Make) -> None:
     class Posts:
-        async def on_batch_end(self, *, n: int) -> None: ...
+        async def on_batch_end(self, *, n: int) -> None:
+            await anyio.sleep(0.05)
 
-    handler = handlers(background(Posts()))
+        async def on_epoch_end(self, *, n: int) -> None:
+            await anyio.sleep(0.05)
+            raise ValueError
+
+    handler = handlers(background(Posts(), name="posts"))
+    assert "/" not in str(handler.stats()).splitlines()[2]
+    handler.call_event("on_batch_end", n=1)
+    handler.call_event("on_epoch_end", n=1)  # what fails has taken its time, too
+    handler.flush()
+    lane = handler.stats().lanes["posts"]
+    assert 0.1 <= lane.hook_seconds < PATIENCE
+    assert lane.cpu_seconds == 0.0
+    assert " –/" in str(handler.stats()).splitlines()[2]
+
+
+def spun(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def test_a_process_tells_what_its_hooks_took_with_what_it_has_handled(handlers: Make) -> None:
+    class Works:
+        def on_batch_end(self, *, n: int) -> None:
+            spun(0.05)
+            time.sleep(0.05)
+
+    handler = handlers(background(Works(), placement="process", name="works"))
+    for n in range(3):
+        handler.call_event("on_batch_end", n=n)
+    handler.flush()
+    lane = handler.stats().lanes["works"]
+    assert 0.15 <= lane.cpu_seconds < lane.hook_seconds
+    assert lane.hook_seconds >= 0.3
+    assert f"{lane.cpu_seconds:.1f}/{lane.hook_seconds:.1f} s" in str(handler.stats())
+    before = lane.hook_seconds
+    handler.call_event("on_batch_end", n=4)
+    until = time.monotonic() + PATIENCE  # nobody flushes: a process that rests has told all the same
+    while handler.stats().lanes["works"].hook_seconds < before + 0.1 and time.monotonic() < until:
+        time.sleep(0.01)
+    handler.call_event("on_batch_end", n=5)
+    handler.close()  # nor when it ends
+    assert handler.stats().lanes["works"].hook_seconds >= before + 0.2
+
+
+def test_what_is_added_up_after_the_answer_has_gone_is_told_a_moment_later() -> None:
+    sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    class Wire:
+        def send(self, frame: bytes) -> None:
+            sent.put(pickle.loads(frame))
+            if sent.qsize() == 1:
+                child.lane.burden.add(0.0, 1.5, 0.5, beside_loop=False)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: None
+
+    child = Child(Wire())  # type: ignore[arg-type]
+    child.lane = Lane("works")
+    child._answering.start()
+    child.settled(None, None)
+    first = sent.get(timeout=PATIENCE)
+    assert [kind for kind, *_ in first] == ["settled"]
+    assert sent.get(timeout=PATIENCE) == [("took", 1.5, 0.5)]
+    child._leave()
+
+
+def test_what_a_killed_process_took_is_not_counted_twice(handlers: Make) -> None:
+    class Dies:
+        def on_batch_end(self, *, n: int) -> None:
+            spun(0.1)
+            if n == 1:
+                os._exit(1)
+
+        def state_dict(self) -> dict[str, int]:
+            return {}
+
+    handler = handlers(background(Dies(), placement="process", name="dies", on_error="log"))
+    handler.call_event("on_batch_end", n=0)
+    handler.flush()
+    first = handler.stats().lanes["dies"].cpu_seconds
     handler.call_event("on_batch_end", n=1)
     handler.flush()
-    assert "/" not in str(handler.stats()).splitlines()[2]
+    lane = handler.stats().lanes["dies"]
+    assert lane.restarts >= 1
+    assert 0.1 <= first == lane.cpu_seconds  # the process that died in its hook has not told
 
 
 def add(one: Burden, *, began: float, wall: float, cpu: float) -> bool:

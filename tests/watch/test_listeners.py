@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
@@ -163,22 +163,25 @@ def test_log_hooks_writes_a_line_for_what_is_slow_or_failed(caplog: pytest.LogCa
     assert (lines[0].lane, lines[0].kind, lines[0].seq, lines[0].levelno) == ("log", "failed", 2, logging.INFO)  # type: ignore[attr-defined]
 
 
-def test_open_telemetry_has_a_span_for_each_hook_and_measures_them() -> None:
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_open_telemetry_has_a_span_for_each_hook_and_measures_them(placement: Any) -> None:
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracer = TracerProvider()
-    tracer.add_span_processor(SimpleSpanProcessor(spans))
+    tracer.add_span_processor(BatchSpanProcessor(spans))
     before = time.time_ns()
-    with CallbacksHandler([background(Log())]) as handler:
+    with CallbacksHandler([background(Log(), placement=placement)]) as handler:
         handler.listen(OpenTelemetry(tracer_provider=tracer, meter_provider=MeterProvider([reader])))
         for step in range(3):
             handler.call_event("on_batch_end", step=step)
         handler.flush()
     after = time.time_ns()
+    assert tracer.force_flush()
     made = [span for span in spans.get_finished_spans() if span.name == "log.on_batch_end"]
     assert [span.attributes["async_trainer.event"] for span in made] == [1, 2, 3]
     assert [span.status.status_code for span in made] == [StatusCode.UNSET, StatusCode.ERROR, StatusCode.UNSET]
     assert made[1].events[0].attributes["exception.message"] == "disk full"
     for span in made:
+        assert span.attributes["async_trainer.placement"] == placement
         assert before - 10**9 < span.start_time < span.end_time < after + 10**9
         assert span.end_time - span.start_time >= TOOK / 2 * 1e9
     data = reader.get_metrics_data()

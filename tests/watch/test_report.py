@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 
 from async_trainer import CallbacksHandler, OptimizationConfig, Split, SupervisedModel, Trainer, background, cli
-from async_trainer.callbacks import MetricsLog, TrainingCheckpoint
+from async_trainer.callbacks import MetricsLog, TrainingCheckpoint, parquet_rows
 from async_trainer.errors import LaneError
 from async_trainer.watching import status
 from async_trainer.watching.report.charts import COLOURS, POINTS, line_chart, log_ticks, nice_ticks, thinned
@@ -161,6 +163,51 @@ def test_metrics_are_read_from_csv_and_tsv_too(tmp_path: Path) -> None:
     assert of_csv.curves == {"loss": {"training": [(0.0, 0.5)]}}
     assert of_tsv.curves == {"loss": {"validation": [(1.0, 0.5), (2.0, 0.25)]}}
     assert of_tsv.by_epoch
+
+
+def test_metrics_are_read_from_parquet_as_from_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_rows, "SEGMENT", 5)  # several files
+    trainer = make_trainer(tmp_path / "run", MetricsLog(tmp_path / "run" / "split-0" / "logs" / "rows.parquet"))
+    trainer.train(split())
+    trainer.callbacks.close()
+    logs = tmp_path / "run" / "split-0" / "logs"
+    (of_both,) = gather(tmp_path / "run")
+    (logs / "metrics.jsonl").rename(tmp_path / "metrics.jsonl")
+    (of_parquet,) = gather(tmp_path / "run")
+    (logs / "rows.parquet").rename(tmp_path / "rows.parquet")
+    (tmp_path / "metrics.jsonl").rename(logs / "metrics.jsonl")
+    (of_lines,) = gather(tmp_path / "run")
+    assert len(list((tmp_path / "rows.parquet").iterdir())) > 3
+    assert of_parquet.curves == of_lines.curves != {}
+    assert len(of_lines.curves["loss"]["training"]) == 3 * BATCHES
+    assert len(of_lines.curves["loss"]["validation"]) == 3
+    assert len(of_both.curves["loss"]["training"]) == 2 * 3 * BATCHES
+    assert not of_parquet.unread
+    (tmp_path / "rows.parquet").rename(logs / "rows.parquet")
+    (logs / "metrics.jsonl").unlink()
+    assert "Metrics" in report(tmp_path / "run").headings
+
+
+def test_parquet_that_is_damaged_of_another_kind_or_can_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status_of(tmp_path)
+    (tmp_path / "rows.parquet").mkdir()
+    (tmp_path / "rows.parquet" / "rows-0.parquet").write_bytes(b"PAR1 and no more")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"step": [1, 2], "name": ["loss", None], "value": [0.5, float("nan")]}),
+        tmp_path / "rows.parquet" / "rows-1.parquet",
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"price": [1.5]}), tmp_path / "other.parquet")
+    (found,) = gather(tmp_path)
+    assert found.curves == {"loss": {"training": [(1.0, 0.5)]}}
+    (told,) = found.unread
+    assert told.startswith("rows.parquet, rows-0.parquet: ")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (found,) = gather(tmp_path)
+    assert not found.curves
+    assert all("pip install 'async_trainer[parquet]'" in one for one in found.unread)
+    assert "Not read: rows.parquet" in report(tmp_path).words
 
 
 def test_what_is_no_run_has_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

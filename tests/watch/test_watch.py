@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from async_trainer import cli
 from async_trainer.errors import ConfigurationError
 from async_trainer.watching import status
+from async_trainer.watching.screen import picture
 from tests.watch.kit import LOOP, ended, running, said, shown, status_of, until
 
 HANGS = (
@@ -221,6 +224,33 @@ def test_the_widest_row_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFi
     (row,) = [line for line in lines if line.startswith("model_check")]
     assert row.split()[1:5] == ["123,456", "1440", "min", "stalled"]
     assert row.split()[-3:] == ["99,999", "999,999", "9,999"]
+
+
+@pytest.mark.parametrize("width", [100, 140])
+def test_a_wide_terminal_shows_where_lanes_are_and_the_seconds_in_their_hooks(width: int, tmp_path: Path) -> None:
+    path = status_of(tmp_path)
+    said = json.loads(path.read_text())
+    lane = {**said["lanes"]["log"], "running": "on_metrics_computation_start", "seconds": 1.5, "age": 2.5}
+    said["lanes"] = {
+        "plots": {**lane, "placement": "process", "hook_seconds": 83.2},
+        "news": {**lane, "placement": "task", "hook_seconds": 0.0},
+        "model_checkpoint_for_the_archive": lane,
+    }
+    said["loop"]["paid"] = {"capturing": 12.0, "waiting: queue": 20.0, "waiting: fence": 0.0}
+    path.write_text(json.dumps(said))
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(picture([status.read(path)], width))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "the loop paid 32 s (53.3 %): full queues 20 s, capturing 12 s" in lines
+    plots, news, archive = (
+        next(line.split() for line in lines if line.startswith(name)) for name in ("pl", "ne", "mo")
+    )
+    assert plots[:10] == ["plots", "process", "0", "2.5", "s", "83", "s", "1.5", "s", "in"]
+    assert plots[10].rstrip("…") in ("on_metrics", "on_metrics_computation_start")[width > 100 :]
+    assert news[:6] == ["news", "task", "0", "2.5", "s", "1.5"]
+    assert archive[1:7] == ["thread", "0", "2.5", "s", "500", "ms"]
 
 
 def test_of_several_splits_those_under_way_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,18 @@ from async_trainer.runtime.job import Job, Mark
 from async_trainer.runtime.lane import PROCESS_BATCH, Ending
 from async_trainer.runtime.listening import tell_passed
 from async_trainer.runtime.placement.on_thread import OnThread
-from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Remote, Sent, Session, Settled, Spans
+from async_trainer.runtime.placement.remote import (
+    Began,
+    Covered,
+    Heard,
+    Passed,
+    Remote,
+    Sent,
+    Session,
+    Settled,
+    Spans,
+    Took,
+)  # fmt: skip
 from async_trainer.runtime.wire import Wire
 
 if TYPE_CHECKING:
@@ -423,6 +434,8 @@ class ProcessWorker(OnThread):
             self._began(message)
         elif isinstance(message, Spans):
             self._spans.update({(seq, callback): (began, ended) for seq, callback, began, ended in message.spans})
+        elif isinstance(message, Took):
+            self._lane.burden.add(clock(), message.wall, message.cpu, beside_loop=False)
         elif isinstance(message, Covered):
             asked, self._asked = self._asked, False
             if message.state is not None:

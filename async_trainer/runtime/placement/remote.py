@@ -58,6 +58,14 @@ class Spans:
 
 
 @dataclass(slots=True)
+class Took:
+    """What the hooks have taken since the last time: s, and s of CPU."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(slots=True)
 class Covered:
     """A state of the lane's callbacks, after all jobs that are settled so far; the parent keeps it as it comes."""
 
@@ -77,7 +85,7 @@ class Ready:
     """The child has started."""
 
 
-Heard = Settled | Began | Spans | Covered | Passed | Ready
+Heard = Settled | Began | Spans | Took | Covered | Passed | Ready
 
 
 class Session(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from async_trainer.gate import Gate
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.job import Job, Mark
 
+clock = time.perf_counter
 COPYING = 0.001  # s: to look again whether the copies are made; waiting for them would hold up the loop
 
 if TYPE_CHECKING:
@@ -140,9 +142,13 @@ class TaskWorker:
         lease = job.payload.lease
         while lease is not None and lease.transfer is not None and not lease.transfer.done:
             await anyio.sleep(COPYING)
-        with anyio.move_on_after(timeout) as scope:
-            result = job.task.call(job, attempt)
-            return await result if inspect.isawaitable(result) else result
+        began = clock()
+        try:
+            with anyio.move_on_after(timeout) as scope:
+                result = job.task.call(job, attempt)
+                return await result if inspect.isawaitable(result) else result
+        finally:  # what other tasks of the loop use of the CPU meanwhile can't be told from its own
+            self._lane.burden.add(began, clock() - began, 0.0, beside_loop=False)
         if scope.cancelled_caught:
             raise TimeoutError(f"cancelled after its timeout of {timeout} s")
         return None

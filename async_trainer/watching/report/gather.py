@@ -138,13 +138,33 @@ def _read_curves(folder: Path, found: Found) -> None:
     for path in (*sorted((folder / "logs").glob("*.csv")), *sorted(folder.glob("*.csv"))):
         for row in _table(path, ",", found):
             if row.keys() >= {"name", "value", "step"}:
-                _add_row({"step": row["step"], "batch": row["batch"] or None, row["name"]: row["value"]}, found)
+                _add_row({"step": row["step"], row["name"]: row["value"]}, found)
+    for path in (*sorted((folder / "logs").glob("*.parquet")), *sorted(folder.glob("*.parquet"))):
+        _read_parquet(path, found)
     if not any("validation" in curves for curves in found.curves.values()):
         rows = list(_table(folder / "metrics.tsv", "\t", found))
         if rows and not found.curves:
             found.by_epoch = True
             for row in rows:
                 _add_row({"step": row.get("epoch"), **{f"validation/{name}": row[name] for name in row}}, found)
+
+
+def _read_parquet(path: Path, found: Found) -> None:
+    """A folder of segments, or one file. What can't be read of it is told."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        found.unread.append(f"{path.name}: it needs pyarrow: pip install 'async_trainer[parquet]'")
+        return
+    for segment in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+        try:
+            table = pyarrow.parquet.ParquetFile(segment).read(columns=["step", "name", "value"])
+        except (pyarrow.ArrowException, OSError) as error:
+            found.unread.append(f"{path.name}, {segment.name}: {error}")
+            continue
+        if table.column_names == ["step", "name", "value"]:
+            for step, name, value in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                _add_row({"step": step, name: value}, found)
 
 
 def _table(path: Path, delimiter: str, found: Found) -> Iterator[dict[str, Any]]:

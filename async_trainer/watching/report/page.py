@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from async_trainer.watching import status
+from async_trainer.watching import since, status
 from async_trainer.watching.report.charts import histogram, line_chart, plain_number, stacked_bar
 from async_trainer.watching.report.gather import LEAVES, Found
 from async_trainer.watching.report.style import STYLE
@@ -17,7 +17,6 @@ from async_trainer.watching.units import duration, many, megabytes, seconds
 LANES = 8  # in one chart
 CURVES = 24  # of metrics
 WIDE = 50.0  # the greatest over the least, from which on a metric is shown on a logarithmic axis
-WAITS = {"queue": "full queues", "budget": "byte budget", "fence": "fences", "flush": "flush and end"}
 
 
 def page(found: Sequence[Found], title: str) -> str:
@@ -79,7 +78,7 @@ def _tiles(found: Found) -> str:
     delivered = sum(lane["delivered"] for lane in lanes)
     not_delivered = {word: sum(lane[word] for lane in lanes) for word in ("failed", "dropped", "lost")}
     wrong = ", ".join(f"{many(count)} {word}" for word, count in not_delivered.items() if count)
-    tiles.append(("events delivered", many(delivered), wrong or "none failed, dropped or lost"))
+    tiles.append(("delivered", many(delivered), wrong or "none failed, dropped or lost"))
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(note)}</small></div>"
         for name, value, note in tiles
@@ -88,8 +87,7 @@ def _tiles(found: Found) -> str:
 
 
 def _time(found: Found) -> str:
-    paid = {name.removeprefix("waiting: "): took for name, took in found.paid.items() if took > 0}
-    paid = {WAITS.get(name, name): took for name, took in paid.items()}
+    paid = {since.title(name): took for name, took in found.paid.items() if took > 0}
     rest = max(0.0, found.seconds - sum(paid.values()))
     bar = stacked_bar({"the loop itself": rest, **dict(sorted(paid.items(), key=lambda one: -one[1]))}, seconds)
     phases = found.status.said["loop"]["phases"]
@@ -172,7 +170,8 @@ def _lane(name: str, lane: Mapping[str, Any], found: Found) -> str:
         wrong = ' class="wrong"' if lane[key] and key in ("failed", "dropped", "lost") else ""
         cells.append(f"<td{wrong}>{many(lane[key])}</td>")
     took = seconds(lane["hook_seconds"]) if lane["hook_seconds"] else "–"
-    return "".join(cells) + f"<td>{took}</td><td>{escape(now)}</td>"
+    stuck = ' class="wrong"' if lane["stalled"] else ""
+    return "".join(cells) + f"<td>{took}</td><td{stuck}>{escape(now)}</td>"
 
 
 def _errors(found: Found) -> str:

@@ -18,7 +18,7 @@ header:not(:first-child){margin-top:56px;border-top:2px solid var(--edge);paddin
 .badge{font-size:13px;font-weight:600;padding:3px 11px;border-radius:99px;vertical-align:4px;letter-spacing:0}
 .good{color:var(--good);background:var(--goodbg)}.bad{color:var(--bad);background:var(--badbg)}
 .doubtful{color:var(--doubt);background:var(--doubtbg)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:0 0 16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(125px,1fr));gap:12px;margin:0 0 16px}
 .tiles div,section{background:var(--card);border:1px solid var(--edge);border-radius:12px}
 .tiles div{padding:12px 16px}
 dt{color:var(--soft);font-size:13px}dd{margin:0;font-size:23px;font-weight:650;letter-spacing:-.01em;font-variant-numeric:tabular-nums}
@@ -30,7 +30,7 @@ h2{font-size:17px;margin:0 0 2px}h3{font-size:14px;margin:20px 0 8px;font-weight
 .legend{list-style:none;margin:10px 0 0;padding:0;display:flex;flex-wrap:wrap;gap:4px 20px;font-size:13.5px;color:var(--soft)}
 .legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:7px;vertical-align:-1px}
 .legend b{color:var(--ink);font-weight:600;font-variant-numeric:tabular-nums}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:18px 28px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(380px,100%),1fr));gap:18px 28px}
 figure{margin:0;min-width:0}.below{margin-top:20px}
 figcaption{font-weight:600;font-size:14px;margin-bottom:4px;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;overflow:visible}
