@@ -17,6 +17,7 @@ from ignite.handlers.base_logger import BaseLogger
 
 from async_trainer.adapters.ignite_engine import Held, Rebound, is_live, reveal, show
 from async_trainer.adapters.ignite_steering import refuse_steering, title
+from async_trainer.adapters.mlflow_runs import runs_of_this_thread
 from async_trainer.callback import BackgroundOptions
 from async_trainer.errors import ConfigurationError
 from async_trainer.handler import CallbacksHandler
@@ -233,7 +234,8 @@ def _in_background(logger: BaseLogger, lane: Lane) -> BaseLogger:
     attach, close = logger.attach, logger.close
     if isinstance(logger, theirs.MLflowLogger):  # MLflow's active run is a thread's own: the lane's is to be the same
         run: Any = logger.active_run
-        lane.call(Held(_Plain(functools.partial(logger.start_run, run_id=run.info.run_id))), None, [], {}, {})
+        enter = runs_of_this_thread() or functools.partial(logger.start_run, run_id=run.info.run_id)
+        lane.call(Held(_Plain(enter)), None, [], {}, {})
 
     def attach_in_background(engine: Engine, *args: Any, **kwargs: Any) -> Any:
         relay = relays.setdefault(id(engine), Relay(engine, lane))
