@@ -104,10 +104,12 @@ class BackgroundTracker(Disguise):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_calls" not in vars(self):
             raise AttributeError(name)
-        if isinstance(getattr(self._live, name, None), VALUES):
+        value = getattr(self._live, name, None)
+        if not isinstance(value, VALUES):
+            return getattr(self._calls, name)
+        if name in getattr(self._live, "__dict__", ()):  # else its class's, such as its name
             self.handler.flush()
-            return getattr(self._live, name)
-        return getattr(self._calls, name)
+        return getattr(self._live, name)
 
     @property
     def tracker(self) -> Any:
