@@ -35,7 +35,7 @@ def of_tensorboard(folder: Path) -> Any:
 
 
 def of_mlflow(uri: str, experiment: str) -> Any:
-    """Of each run, in the order of their starts: how it ended, its parameters, the history of its metrics, its files."""
+    """Of each run, in the order of their starts: how it ended, its parameters, its metrics' history, its files."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -60,7 +60,8 @@ def of_wandb(folder: Path) -> Any:
     from async_trainer.callbacks.wandb_files import read_records
 
     found = []
-    for path in sorted(folder.rglob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+    paths = folder.rglob("offline-run-*/*.wandb")  # offline-run-20260101_120000-name
+    for path in sorted(paths, key=lambda path: (path.parent.name[:27], path.stat().st_mtime_ns)):
         config: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}

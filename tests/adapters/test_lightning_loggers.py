@@ -42,7 +42,7 @@ def run(folder: Path, wrap: Any, make: Make) -> None:
             with pytest.raises(OSError, match="the machine breaks"):
                 fit(Net(breaks_at), data(), data())
         else:
-            fit(Net(breaks_at), data(), data(), ckpt_path=path, weights_only=False)
+            fit(Net(breaks_at), data(), data(), ckpt_path=path, weights_only=True)
             assert trainer.global_step == 8
             trainer.test(Net(), data(), verbose=False)
 

@@ -20,8 +20,8 @@ IDENTITY = "compares the engine that a handler got with the live one: it gets a 
 EXPECTED = {
     "test_base_logger::test_attach[": IDENTITY,
     "test_base_logger::test_as_context_manager[": IDENTITY,
-    "test_checkpoint::test_checkpoint_on_exception": "an exception is raised, though a background handler is told of it",
-    "test_tracking.MLflowTrackingTest::test_log_accepts_extra_kwargs": "patches mlflow while it logs, not when it is sent",
+    "test_checkpoint::test_checkpoint_on_exception": "the exception is raised, though a handler is told of it",
+    "test_tracking.MLflowTrackingTest::test_log_accepts_extra_kwargs": "patches mlflow while log() runs, which only captures",
 }
 """Those that pass inline and fail in the background: the beginnings of their names, and why."""
 
