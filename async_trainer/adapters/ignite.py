@@ -64,7 +64,10 @@ def background(target: T, *, handler: CallbacksHandler | None = None, **options:
         if options.get(option) is not None:
             raise ConfigurationError(f"{option}=: Ignite filters events itself: Events.ITERATION_COMPLETED({remedy})")
     if options.get("placement") not in (None, "thread"):
-        raise ConfigurationError("an Ignite handler runs on a thread: it may hold the engine's own objects")
+        raise ConfigurationError(
+            "an Ignite handler runs on a thread: it may hold the engine's own objects. Leave placement out; what takes "
+            "much CPU belongs in a function that the handler gives to a process of its own"
+        )
     refuse_steering(target)
     lane = Lane(handler or CallbacksHandler(), target, dict(options))
     if isinstance(target, BaseLogger):

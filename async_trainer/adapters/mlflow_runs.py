@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 def runs_of_this_thread() -> Callable[[], None] | None:
@@ -13,7 +14,7 @@ def runs_of_this_thread() -> Callable[[], None] | None:
     other sees. None where MLflow isn't imported, or keeps its runs in another way.
     """
     fluent = sys.modules.get("mlflow.tracking.fluent")
-    stack = getattr(fluent, "_active_run_stack", None)  # as of MLflow 3; there is no public way
+    stack: Any = getattr(fluent, "_active_run_stack", None)  # as of MLflow 3; there is no public way
     if not hasattr(stack, "get") or not hasattr(stack, "set"):
         return None
     runs = stack.get()

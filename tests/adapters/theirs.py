@@ -21,7 +21,7 @@ EXPECTED = {
     "test_base_logger::test_attach[": IDENTITY,
     "test_base_logger::test_as_context_manager[": IDENTITY,
     "test_checkpoint::test_checkpoint_on_exception": "the exception is raised, though a handler is told of it",
-    "test_tracking.MLflowTrackingTest::test_log_accepts_extra_kwargs": "patches mlflow while log() runs, which only captures",
+    "test_tracking.MLflowTrackingTest::test_log_accepts_extra_kwargs": "patches mlflow while log() captures",
 }
 """Those that pass inline and fail in the background: the beginnings of their names, and why."""
 
