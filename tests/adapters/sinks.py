@@ -88,8 +88,10 @@ def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    wandb.teardown()  # it reads its environment once
     yield wandb
-    wandb.finish()
+    wandb.teardown()
 
 
 @pytest.fixture(scope="module")

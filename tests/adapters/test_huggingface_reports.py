@@ -64,7 +64,6 @@ def test_tensorboard_after_a_break_too(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_wandb_after_a_break_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb_offline: Any) -> None:
     monkeypatch.setenv("WANDB_CONSOLE", "off")
-    monkeypatch.chdir(tmp_path)  # wandb reads its environment once a process
     runs = []
     for name, move in BOTH:
         for part in ("broken", "resumed"):
