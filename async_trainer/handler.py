@@ -130,6 +130,7 @@ class CallbacksHandler:
         self._checkpoints: Checkpoints | None = None
         self.resumable: Any = None  # a Trainer's training under way, for TrainingCheckpoint
         self._inside = False  # inline hooks are running
+        self._forked = False  # this is a forked child, where no hook runs
         self._wanted: list[Callable[[], None]] = []  # checkpoints that inline hooks have asked for
         self._publishers: tuple[Publisher, ...] = ()
         self._tapes: tuple[Tape, ...] = ()  # theirs: what this thread does is noted there
@@ -356,6 +357,7 @@ class CallbacksHandler:
         """In a forked child (a DataLoader's worker, say) no hook runs. Called by the interpreter."""
         for publisher in self._publishers:
             publisher.after_fork()
+        self._forked = True
         self._started = True
         self._routes = _Silence()
         self._attached = MappingProxyType({})

@@ -5,15 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any, TypeVar, Unpack, cast
 
 from async_trainer.adapters.disguise import Disguise, end_run
+from async_trainer.adapters.mlflow_runs import runs_of_this_thread
 from async_trainer.callback import BackgroundOptions, label
 from async_trainer.errors import ConfigurationError
 from async_trainer.handler import CallbacksHandler
 from async_trainer.suggest import suggestion
 
 T = TypeVar("T")
+
+VALUES = (str, bytes, int, float, dict, list, tuple, set, PurePath)
+"""What a tracker's attribute may be to be read as it is, behind what was logged."""
 
 
 def background(tracker: T, *, handler: CallbacksHandler | None = None, **options: Unpack[BackgroundOptions]) -> T:
@@ -86,13 +91,25 @@ class BackgroundTracker(Disguise):
 
     def __init__(self, tracker: Any, handler: CallbacksHandler, options: dict[str, Any]) -> None:
         self._live = tracker
+        self._of_mlflow = any(base.__name__ == "MLflowTracker" for base in type(tracker).__mro__)
+        if self._of_mlflow and options.get("placement") == "process":
+            raise ConfigurationError(
+                f"{label(tracker)} logs to the run that is active in this process, and can't do that in another: use "
+                "placement='thread'"
+            )
         self._calls = handler.proxy(tracker, **cast(BackgroundOptions, options))
         self.handler = handler
+        self._share_runs()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_calls" not in vars(self):
             raise AttributeError(name)
-        return getattr(self._calls, name)
+        value = getattr(self._live, name, None)
+        if not isinstance(value, VALUES):
+            return getattr(self._calls, name)
+        if name in getattr(self._live, "__dict__", ()):  # else its class's, such as its name
+            self.handler.flush()
+        return getattr(self._live, name)
 
     @property
     def tracker(self) -> Any:
@@ -103,6 +120,13 @@ class BackgroundTracker(Disguise):
     def start(self) -> None:
         """On the calling thread, as it makes what ``tracker`` is."""
         self._live.start()
+        self._share_runs()
+
+    def _share_runs(self) -> None:
+        share = runs_of_this_thread() if self._of_mlflow else None
+        if share is not None:
+            self._live.share_runs = share
+            self._calls.share_runs()
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """In the background."""

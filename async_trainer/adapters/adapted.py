@@ -39,7 +39,10 @@ class Adapted:
 
     Attributes:
         callback: theirs.
+        prepare: called before each hook, on the lane's thread; None: nothing is.
     """
+
+    prepare: Callable[[], None] | None = None
 
     def __init__(self, callback: Any) -> None:
         self.callback = callback
@@ -111,6 +114,8 @@ def inspect_call(
 
 def _hook(event: str, call: Call, check: Callable[[str, Any], None] | None) -> Callable[..., Any]:
     def hook(self: Adapted, **captured: Any) -> Any:
+        if self.prepare is not None:
+            self.prepare()
         where = f"{type(self.callback).__name__}.{call.method}"
         arguments = [captured[name] if name in captured else Untaken(where, name) for name in call.places]
         arguments += [captured[name] for name in call.rest if name in captured]

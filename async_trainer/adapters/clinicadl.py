@@ -129,7 +129,8 @@ class CallbacksHandler(theirs.CallbacksHandler):  # type: ignore[misc]  # Clinic
             )
         if isinstance(record, Background) and record.options.placement == "process":
             raise ConfigurationError(
-                f"{label(callback)}: ClinicaDL reads its state from the object itself: placement='process' can't be"
+                f"{label(callback)}: ClinicaDL reads its state from the object itself, which "
+                "placement='process' has in another process: leave it out; the hook runs on a thread"
             )
         return record
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from async_trainer.callback import label
+from async_trainer.errors import ConfigurationError
 from async_trainer.handler import CallbacksHandler
 
 
@@ -17,6 +18,7 @@ class Disguise:
     """
 
     _live: Any
+    _elsewhere = "pass the other process the object itself, and move it to the background there"
     handler: CallbacksHandler
 
     @property  # type: ignore[misc]
@@ -26,6 +28,24 @@ class Disguise:
 
     def __repr__(self) -> str:
         return f"<{label(self._live)}, in the background>"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise ConfigurationError(
+            f"{label(self._live)} is in the background of this process, and can't be pickled or copied: "
+            f"{self._elsewhere}"
+        )
+
+    def _refuse_fork(self) -> None:
+        """Refuse a forked child: no hook would run there, and nothing be written.
+
+        Raises:
+            ConfigurationError: names the remedy.
+        """
+        if self.handler._forked:
+            raise ConfigurationError(
+                f"{label(self._live)} is in the background of the process that this one was forked from: "
+                f"{self._elsewhere}"
+            )
 
 
 def end_run(handler: CallbacksHandler) -> None:

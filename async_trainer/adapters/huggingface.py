@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from async_trainer.adapters.adapted import adapt
 from async_trainer.adapters.disguise import Disguise
 from async_trainer.adapters.frozen import take_copy
+from async_trainer.adapters.mlflow_runs import runs_of_this_thread
 from async_trainer.adapters.reading import functions_of, stores
 from async_trainer.callback import BackgroundOptions, label
 from async_trainer.callback import background as in_background
@@ -75,7 +76,12 @@ def offload(
         _refuse(one, trainer.args)
     handler = handler or make_handler()
     base = _base(chosen[0])
-    handler.add_callbacks([in_background(_adapted(one, base), **options) for one in chosen])
+    adapted = [_adapted(one, base) for one in chosen]
+    if options.get("placement") != "process":
+        for one in adapted:
+            if hasattr(one.callback, "_ml_flow"):  # MLflowCallback goes on with a run that is open
+                one.prepare = runs_of_this_thread()
+    handler.add_callbacks([in_background(one, **options) for one in adapted])
     for attached, one in zip(handler.attached[-len(chosen) :], chosen, strict=True):
         listed[listed.index(one)] = _class_for(Moved, base)(one, attached.callback, handler, trainer)
     listed[:] = [one for one in listed if not (issubclass(type(one), Waits) and one.handler is handler)]

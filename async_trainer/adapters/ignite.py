@@ -17,6 +17,7 @@ from ignite.handlers.base_logger import BaseLogger
 
 from async_trainer.adapters.ignite_engine import Held, Rebound, is_live, reveal, show
 from async_trainer.adapters.ignite_steering import refuse_steering, title
+from async_trainer.adapters.mlflow_runs import runs_of_this_thread
 from async_trainer.callback import BackgroundOptions
 from async_trainer.errors import ConfigurationError
 from async_trainer.handler import CallbacksHandler
@@ -63,7 +64,10 @@ def background(target: T, *, handler: CallbacksHandler | None = None, **options:
         if options.get(option) is not None:
             raise ConfigurationError(f"{option}=: Ignite filters events itself: Events.ITERATION_COMPLETED({remedy})")
     if options.get("placement") not in (None, "thread"):
-        raise ConfigurationError("an Ignite handler runs on a thread: it may hold the engine's own objects")
+        raise ConfigurationError(
+            "an Ignite handler runs on a thread: it may hold the engine's own objects. Leave placement out; what takes "
+            "much CPU belongs in a function that the handler gives to a process of its own"
+        )
     refuse_steering(target)
     lane = Lane(handler or CallbacksHandler(), target, dict(options))
     if isinstance(target, BaseLogger):
@@ -233,7 +237,8 @@ def _in_background(logger: BaseLogger, lane: Lane) -> BaseLogger:
     attach, close = logger.attach, logger.close
     if isinstance(logger, theirs.MLflowLogger):  # MLflow's active run is a thread's own: the lane's is to be the same
         run: Any = logger.active_run
-        lane.call(Held(_Plain(functools.partial(logger.start_run, run_id=run.info.run_id))), None, [], {}, {})
+        enter = runs_of_this_thread() or functools.partial(logger.start_run, run_id=run.info.run_id)
+        lane.call(Held(_Plain(enter)), None, [], {}, {})
 
     def attach_in_background(engine: Engine, *args: Any, **kwargs: Any) -> Any:
         relay = relays.setdefault(id(engine), Relay(engine, lane))

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from async_trainer.adapters.adapted import adapt
 from async_trainer.adapters.disguise import Disguise
-from async_trainer.adapters.lightning_steering import refuse_log, refuse_steering
+from async_trainer.adapters.lightning_steering import REMEDY, refuse_log, refuse_steering
 from async_trainer.adapters.lightning_trainer import show_trainer
 from async_trainer.callback import background as in_background
 from async_trainer.callback import label
@@ -27,6 +27,8 @@ GRADIENTS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_gr
 
 class BackgroundCallback(Disguise):
     """A callback whose hooks run in the background. Made with Lightning's ``Callback`` as its base."""
+
+    _elsewhere = REMEDY
 
     def __init__(self, callback: Any, handler: CallbacksHandler, options: dict[str, Any]) -> None:
         if issubclass(type(callback), BackgroundCallback):
@@ -91,6 +93,7 @@ class BackgroundCallback(Disguise):
 
     def _fire(self, hook: str, names: tuple[str, ...], live: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """One event for all callbacks of the handler, when the last of them is called: inline ones come first."""
+        self._refuse_fork()
         trainer = live[0]
         if _last(trainer, self.handler) is not self:
             return

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
+import types
 from pathlib import Path
 from typing import Any, cast
 
 from async_trainer.adapters.disguise import Disguise, end_run
+from async_trainer.adapters.lightning_steering import PACKAGES, REMEDY
 from async_trainer.callback import BackgroundOptions, label, snake_case
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
@@ -17,6 +20,8 @@ logger = logging.getLogger("async_trainer")
 
 class BackgroundCheckpointIO(Disguise):
     """A checkpoint IO that writes in the background. Made with Lightning's ``CheckpointIO`` as its base."""
+
+    _elsewhere = REMEDY
 
     def __init__(self, io: Any, handler: CallbacksHandler, options: dict[str, Any]) -> None:
         if any(base.__name__ == "_WrappingCheckpointIO" for base in type(io).__mro__):
@@ -30,8 +35,16 @@ class BackgroundCheckpointIO(Disguise):
         self.handler = handler
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Captured here, written in the background: there as a whole, on disk, or not at all."""
-        self._calls.save(checkpoint, str(path), storage_options)
+        """Captured here, written in the background: there as a whole, on disk, or not at all. A save that somebody has
+        called ``trainer.save_checkpoint`` for is waited for: the file is read next.
+
+        Raises:
+            Exception: what the write raised, of a save that is waited for.
+        """
+        self._refuse_fork()
+        handle = self._calls.save(checkpoint, str(path), storage_options)
+        if asked_by_hand():
+            handle.wait()
 
     def remove_checkpoint(self, path: Any) -> None:
         """Behind what was saved before; not while the newest could not be written."""
@@ -46,6 +59,22 @@ class BackgroundCheckpointIO(Disguise):
         """The end of a run: what was saved is there."""
         end_run(self.handler)
         self._live.teardown()
+
+
+def asked_by_hand() -> bool:
+    """Whether ``trainer.save_checkpoint`` is under way, and its caller is none of Lightning's own."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_back
+        if caller is not None and frame.f_code.co_name == "save_checkpoint" and _of_lightning(frame, "Trainer"):
+            return caller.f_globals.get("__name__", "").partition(".")[0] not in PACKAGES
+        frame = caller
+    return False
+
+
+def _of_lightning(frame: types.FrameType, name: str) -> bool:
+    there = type(frame.f_locals.get("self"))
+    return any(base.__name__ == name and base.__module__.partition(".")[0] in PACKAGES for base in there.__mro__)
 
 
 class Writer:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from async_trainer.adapters.disguise import Disguise, end_run
+from async_trainer.adapters.lightning_steering import REMEDY
 from async_trainer.handler import CallbacksHandler
 
 
 class BackgroundLogger(Disguise):
     """A logger whose calls are made in the background. Made with Lightning's ``Logger`` as its base."""
+
+    _elsewhere = REMEDY
 
     def __init__(self, logger: Any, handler: CallbacksHandler, options: dict[str, Any]) -> None:
         self._live = logger
@@ -38,10 +41,12 @@ class BackgroundLogger(Disguise):
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """In the background."""
+        self._refuse_fork()
         self._calls.log_metrics(*args, **kwargs)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """In the background."""
+        self._refuse_fork()
         self._calls.log_hyperparams(*args, **kwargs)
 
     def save(self) -> None:

@@ -10,6 +10,12 @@ from async_trainer.callback import label
 from async_trainer.errors import ConfigurationError
 
 PACKAGES = ("lightning", "pytorch_lightning", "lightning_fabric")
+REMEDY = (
+    "use strategy='ddp', which starts the script once per rank, in place of a strategy that starts or forks processes "
+    "from a running trainer (ddp_spawn, ddp_fork, ddp_notebook); or pass it as it is, without lightning.background(...)"
+)
+"""Of what is in the background in one process, for another."""
+
 STEER = (
     "EarlyStopping", "Checkpoint", "LearningRateMonitor", "GradientAccumulationScheduler", "StochasticWeightAveraging",
     "WeightAveraging", "BaseFinetuning", "ModelPruning", "Timer", "BatchSizeFinder", "LearningRateFinder",

@@ -156,7 +156,7 @@ def files(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.is_file() and not any(word in name for word in TIMES):
             found[name] = (
-                torch.load(path, weights_only=False) if path.suffix == ".pt" else ADDRESS.sub("", path.read_text())
+                torch.load(path, weights_only=True) if path.suffix == ".pt" else ADDRESS.sub("", path.read_text())
             )
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import (
@@ -18,6 +19,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+
+OF_RNG: list[Any] = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, type(np.dtype(np.uint32))]
+"""What NumPy's generator is kept with in a checkpoint."""
 
 
 class Words(Dataset[dict[str, torch.Tensor]]):
@@ -120,7 +124,8 @@ def contents(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.suffix in (".pt", ".pth"):
-            found[name] = torch.load(path, weights_only=False)
+            with torch.serialization.safe_globals(OF_RNG):
+                found[name] = torch.load(path, weights_only=True)
         elif path.name == "trainer_state.json":
             found[name] = json.loads(path.read_text())
             for entry in found[name]["log_history"]:

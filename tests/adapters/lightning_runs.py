@@ -116,7 +116,7 @@ def train(
         plugins=[wrap(one) for one in io],
         **options,
     )
-    trainer.fit(Net(breaks_at), data(), data(), ckpt_path=ckpt_path, weights_only=False)
+    trainer.fit(Net(breaks_at), data(), data(), ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
@@ -126,5 +126,5 @@ def contents(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             name = path.relative_to(folder).as_posix()
-            found[name] = torch.load(path, weights_only=False) if path.suffix == ".ckpt" else path.read_text()
+            found[name] = torch.load(path, weights_only=True) if path.suffix == ".ckpt" else path.read_text()
     return found

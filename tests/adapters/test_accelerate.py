@@ -20,7 +20,10 @@ from async_trainer import CallbacksHandler
 from async_trainer import background as in_background
 from async_trainer.adapters import accelerate
 from async_trainer.errors import ConfigurationError, LaneError
+from tests.adapters.sinks import mlflow_database, of_mlflow
 from tests.same import same
+
+__all__ = ["mlflow_database"]  # a fixture
 
 PATIENCE = 60.0  # s
 WIDTH = 200  # a weight of more than 64 KiB
@@ -138,6 +141,52 @@ def test_accelerates_own_tensorboard_tracker_writes_the_same(tmp_path: Path) -> 
         read.append({tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in ("loss", "own")})
     assert read[0] == read[1]
     assert (len(read[0]["loss"]), read[0]["own"]) == (20, [(3, 2.0)])
+
+
+@pytest.mark.slow
+def test_accelerates_own_mlflow_tracker_logs_to_the_run_that_it_has_started(
+    tmp_path: Path, mlflow_database: str
+) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(mlflow_database)
+    for name in "ab":
+        loop = Loop(["mlflow"], tmp_path / name)
+        loop.accelerator.init_trackers(name, config={"lr": 0.1})
+        if name == "b":
+            accelerate.offload(loop.accelerator)
+        for step in range(5):
+            loop.accelerator.log({"loss": 1 / (step + 1)}, step=step)
+        loop.accelerator.end_training()
+        assert mlflow.active_run() is None  # here too, not on the lane alone
+    a, b = of_mlflow(mlflow_database, "a"), of_mlflow(mlflow_database, "b")
+    ((status, params, history, _),) = a  # one run
+    assert (status, params, len(history["loss"])) == ("FINISHED", {"lr": "0.1"}, 5)
+    assert a == b
+
+
+def test_an_mlflow_tracker_is_refused_in_a_process() -> None:
+    pytest.importorskip("mlflow")
+    from accelerate.tracking import MLflowTracker
+
+    with pytest.raises(ConfigurationError, match="use placement='thread'"):
+        accelerate.background(MLflowTracker("x"), placement="process")
+
+
+def test_a_trackers_own_values_are_read_behind_what_it_has_logged(tmp_path: Path) -> None:
+    tracker: Any = Lines(tmp_path / "lines")
+    moved: Any = accelerate.background(tracker)
+    moved.start()
+    tracker.count = 0
+
+    def count(text: str) -> None:
+        tracker.count += 1
+
+    tracker.log_text = count
+    for _ in range(100):
+        moved.log_text("x")
+    assert moved.count == 100
+    moved.finish()
 
 
 def test_what_is_logged_is_captured_when_it_is_logged(tmp_path: Path) -> None:

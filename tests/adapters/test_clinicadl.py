@@ -172,7 +172,7 @@ def test_callbacks_that_steer_are_refused(make: Any) -> None:
 
 
 def test_a_process_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="process"):
+    with pytest.raises(ConfigurationError, match="leave it out; the hook runs on a thread"):
         clinicadl.CallbacksHandler([background(runs.Norms(), placement="process")])
 
 

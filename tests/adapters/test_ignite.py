@@ -481,6 +481,11 @@ def test_options_that_ignite_has_a_way_for_are_refused(options: Any) -> None:
         ignite.background(print, **options)
 
 
+def test_a_process_is_refused_and_the_message_says_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match=r"runs on a thread.* Leave placement out"):
+        ignite.background(print, placement="process")
+
+
 def test_a_handler_is_wrapped_once(tmp_path: Path) -> None:
     logger = TensorboardLogger(str(tmp_path))
     for one in (boom, logger):

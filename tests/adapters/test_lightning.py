@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +171,7 @@ def test_lightning_saves_behind_a_barrier(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [Opens(counts), lightning.background(counts)], max_epochs=1)
     trainer.fit(Net(), data())
     (path,) = tmp_path.rglob("*.ckpt")
-    saved = torch.load(path, weights_only=False)
+    saved = torch.load(path, weights_only=True)
     assert saved["callbacks"] == saved["callbacks"] | {"Counts": {"seen": 4}}
 
 
@@ -188,10 +193,10 @@ class Adds(L.Callback):
 def test_what_a_callback_adds_to_a_checkpoint_is_behind_what_it_has_handled(tmp_path: Path) -> None:
     make_trainer(tmp_path, [lightning.background(Adds())], max_epochs=1).fit(Net(), data())
     (path,) = tmp_path.rglob("*.ckpt")
-    assert torch.load(path, weights_only=False)["steps"] == (4, 4)
+    assert torch.load(path, weights_only=True)["steps"] == (4, 4)
     adds = Adds()
     trainer = make_trainer(tmp_path, [lightning.background(adds)])
-    trainer.fit(Net(), data(), ckpt_path=path, weights_only=False)
+    trainer.fit(Net(), data(), ckpt_path=path, weights_only=True)
     assert adds.steps == 8
     with pytest.raises(ConfigurationError, match=r"Adds\.on_save_checkpoint needs the live trainer"):
         lightning.background(Adds(), placement="process")
@@ -402,6 +407,89 @@ def test_a_checkpoint_is_captured_when_it_is_asked_for(tmp_path: Path) -> None:
         model.weight.zero_()
     saved = io.load_checkpoint(tmp_path / "1.ckpt", weights_only=True)
     assert torch.equal(saved["state_dict"]["weight"], wanted)
+
+
+class Saves(L.Callback):
+    """Calls ``trainer.save_checkpoint`` by hand, and reads the file at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.read: list[int] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.save_checkpoint(self.path)
+        self.read.append(torch.load(self.path, weights_only=True)["global_step"])
+
+
+def test_a_checkpoint_that_is_saved_by_hand_is_there_when_the_call_returns(tmp_path: Path) -> None:
+    class Slow(TorchCheckpointIO):
+        def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+            time.sleep(0.2)  # whoever doesn't wait reads too early
+            super().save_checkpoint(*args, **kwargs)
+
+    io: Any = lightning.background(Slow())
+    saves = Saves(tmp_path / "mine.ckpt")
+    trainer = make_trainer(tmp_path, [saves], plugins=[io])
+    trainer.fit(Net(), data())
+    assert saves.read == [4, 8]
+    trainer.save_checkpoint(tmp_path / "end.ckpt", weights_only=True)
+    assert (tmp_path / "end.ckpt").stat().st_size > 1000
+    with pytest.raises(OSError, match=r"end\.ckpt"):
+        trainer.save_checkpoint(tmp_path / "end.ckpt" / "in a file.ckpt")
+    io.handler.close()
+
+
+def test_lightnings_own_saves_wait_for_nothing(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    class Held(TorchCheckpointIO):
+        def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+            assert go.wait(PATIENCE)
+            super().save_checkpoint(*args, **kwargs)
+
+    class Opens(L.Callback):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            assert not list(tmp_path.rglob("*.ckpt"))  # two were asked for
+            go.set()
+
+    checkpoints = theirs.ModelCheckpoint(tmp_path, every_n_epochs=1, save_top_k=-1, save_on_train_epoch_end=True)
+    trainer = make_trainer(tmp_path, [Opens(), checkpoints], plugins=[lightning.background(Held())])
+    trainer.fit(Net(), data())
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 2
+
+
+@pytest.mark.parametrize("what", [lambda folder: Rows(folder / "x"), CSVLogger, lambda _: TorchCheckpointIO()])
+def test_what_would_pickle_it_is_told_which_strategy_works(tmp_path: Path, what: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"can't be pickled or copied: use strategy='ddp'.*ddp_spawn"):
+        pickle.dumps(lightning.background(what(tmp_path)))
+
+
+FORKS = """
+from pathlib import Path
+from async_trainer.adapters import lightning
+from tests.adapters.lightning_runs import Net, Rows, data, make_trainer
+
+rows = lightning.background(Rows(Path("rows.txt")))
+make_trainer(Path("."), [rows], enable_checkpointing=False, max_epochs=1).fit(Net(), data())
+make_trainer(Path("."), [rows], enable_checkpointing=False, devices=2, strategy="ddp_fork").fit(Net(), data())
+"""
+
+
+@pytest.mark.slow
+def test_a_strategy_that_would_lose_events_ends_and_names_the_one_that_works(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(FORKS)
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "train.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=2 * PATIENCE,
+    )
+    assert ended.returncode != 0
+    assert "Rows is in the background of " in ended.stdout
+    assert "use strategy='ddp', which starts the script once per rank" in ended.stdout
 
 
 def test_a_stand_in_of_the_trainer_says_what_to_do_instead(tmp_path: Path) -> None:
