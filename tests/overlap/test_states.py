@@ -92,7 +92,8 @@ def replace_by_a_turned_one(model: Net, optimizer: Any) -> None:
 
 
 CHANGES = [
-    replace_by_a_turned_one, add_group, load, forget_one, replace_one, make_plain, rename, keep_what_is_no_parameters, share, nest, transpose,
+    replace_by_a_turned_one, add_group, load, forget_one, replace_one, make_plain, rename,
+    keep_what_is_no_parameters, share, nest, transpose,
 ]  # fmt: skip
 
 
