@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Answer = tuple[int, Mapping[str, str], bytes]
+_OWN = ("connection", "content-length", "date", "server", "transfer-encoding")  # headers of each server itself
 
 MLFLOW = """
 import os, sys
@@ -119,7 +120,7 @@ def forward(url: str, method: str, path: str, headers: Mapping[str, str], body: 
         connection.request(method, path, body, kept)
         response = connection.getresponse()
         content = response.read()
-        return response.status, {"Content-Type": response.getheader("Content-Type") or ""}, content
+        return response.status, {key: value for key, value in response.getheaders() if key.lower() not in _OWN}, content
     finally:
         connection.close()
 
