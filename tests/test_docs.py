@@ -10,7 +10,11 @@ the README)::
     % output                            the text block below is what the block before it has printed; "..." is anything
     % output, other numbers             the same, but for the numbers: those of a training depend on the machine
 
-Durations and sizes in bytes may differ from what the page says.
+Durations and sizes in bytes may differ from what the page says. Two comments may stand at the top of a page::
+
+    % after callbacks.md                the code of that page is run first
+    % with a server of MLflow           one is there, and the environment says where; so with S3
+    % with Weights & Biases offline     the environment says so
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,11 +42,12 @@ from async_trainer.callback import Options
 from async_trainer.cli import make_parser
 from async_trainer.runtime import stats
 from async_trainer.runtime.barrier import Barrier
+from tests.callbacks.servers import S3_CLIENT, mlflow_server, s3_server
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-LONG = ("testing", "callbacks", "howto-k-fold", "howto-steer")  # pages that take many seconds
 PAGES = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path.exists()]
+LONG = {"testing", "howto-k-fold", "howto-steer", *(page.stem for page in PAGES if page.stem.startswith("callbacks-"))}
 ERRORS = [name for name, one in vars(errors).items() if inspect.isclass(one) and one.__module__ == errors.__name__]
 SHOWN = [cls.__name__ for cls in (stats.Report, stats.Failure, stats.Stats, stats.LaneStats, stats.Waits, Barrier)]
 LIMIT = 240.0  # s, for all blocks of a page, on a busy machine
@@ -50,6 +56,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8
 
 REMARK = re.compile(r"(?:%|<!--) *(?P<text>.*?) *(?:-->)?$")
 FENCE = re.compile(r"(?P<ticks>`{3,})(?P<language>\S*)$")
+FIRST = re.compile(r"^% after (?P<page>\S+)$", re.MULTILINE)
+SERVED = re.compile(r"^% with (?P<what>.+)$", re.MULTILINE)
 MEASURED = re.compile(r"\d[\d.,/]*(?= (µs|ms|s|MB)\b)")
 
 
@@ -89,6 +97,12 @@ def run_page(page: Path) -> None:
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.stdout = console = io.StringIO()  # one for the page: a log handler that one block makes, others write to
+    if first := FIRST.search(page.read_text(encoding="utf-8")):
+        run_blocks(page.with_name(first["page"]), module, console)
+    run_blocks(page, module, console)
+
+
+def run_blocks(page: Path, module: types.ModuleType, console: io.StringIO) -> None:
     printed = ""
     for block in read_blocks(page):
         if block.language == "python" and not block.remark.startswith("not run: "):
@@ -106,6 +120,27 @@ def run_page(page: Path) -> None:
             printed = console.getvalue()[start:]
         elif block.remark in ("output", "output, other numbers"):
             compare(block, printed, page)
+
+
+@contextmanager
+def served(page: Path, folder: Path) -> Iterator[dict[str, str]]:
+    """What ``page`` is to be run with; yields what its environment says of it."""
+    found = SERVED.search(page.read_text(encoding="utf-8"))
+    match found and found["what"]:
+        case None:
+            yield {}
+        case "a server of MLflow":
+            pytest.importorskip("sqlalchemy")
+            with mlflow_server(folder) as url:
+                yield {"MLFLOW_TRACKING_URI": url, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        case "a server of S3":
+            with s3_server() as url:
+                yield {**S3_CLIENT, "AWS_ENDPOINT_URL": url}
+        case "Weights & Biases offline":
+            folders = {f"WANDB_{name}_DIR": str(folder) for name in ("CONFIG", "CACHE", "DATA")}
+            yield {**folders, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+        case what:
+            raise AssertionError(f"{page.name}: {what!r} is not known")
 
 
 def run_file(block: Block, page: Path, *how: str) -> str:
@@ -149,19 +184,22 @@ def code_of(*pages: Path) -> str:
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES]
 )
-def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def test_the_code_of_a_page_runs_and_prints_what_the_page_says(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     if all(block.language != "python" or block.remark.startswith("not run: ") for block in read_blocks(page)):
         return  # nothing to run here: a page of words, or of a library that may not be installed
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.test_docs", str(page)],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT,
-    )
+    with served(page, tmp_path_factory.mktemp("served")) as environment:
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.test_docs", str(page)],
+            cwd=tmp_path,
+            env={**ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT,
+        )
     assert ended.returncode == 0, ended.stdout
 
 
@@ -264,6 +302,23 @@ def test_a_page_that_says_what_is_so_passes(tmp_path: Path, monkeypatch: pytest.
         tmp_path,
         monkeypatch,
     )
+
+
+def test_a_page_that_comes_after_another_has_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "first.md").write_text("```python\nx = 1\n```\n")
+    shows = "```python\nprint(x)\n```\n\n% output\n```text\n1\n```\n"
+    run_text("% after first.md\n" + shows, tmp_path, monkeypatch)
+    with pytest.raises(NameError):
+        run_text(shows, tmp_path, monkeypatch)
+
+
+def test_a_page_that_wants_what_there_is_not_is_found(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("% with a server of coffee\n")
+    with (
+        pytest.raises(AssertionError, match=r"page.md: .a server of coffee. is not known"),
+        served(tmp_path / "page.md", tmp_path),
+    ):
+        pass
 
 
 def run_text(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

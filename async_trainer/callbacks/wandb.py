@@ -14,7 +14,7 @@ from async_trainer.callbacks.outbox import SinkError
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.callbacks.scalars import ScalarLog
 from async_trainer.callbacks.secrets import option_secrets, redacted
-from async_trainer.callbacks.wandb_files import read_rows, wait_for_another_second, wait_until_written
+from async_trainer.callbacks.wandb_files import given_up, read_rows, wait_for_another_second, wait_until_written
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options, suggestion
 from async_trainer.train.state import TrainerState
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MODES = ("online", "offline")
 INIT_SECONDS = 20.0
 """How long a server may take to answer, before the run goes on offline."""
+FINISH_SECONDS = 30.0
+"""How long the end of a run may take to send what a server that is away has not taken."""
 WRITTEN_SECONDS = 10.0
 """How long the end of an offline run is waited for."""
 
@@ -41,10 +43,11 @@ class WandB(ScalarLog):
     The names are those of :class:`TensorBoard`: ``loss``, ``lr``, ``validation/<metric>``. Each row has ``epoch`` and
     ``step``, which is the x axis of all charts; wandb's own step counts the rows.
 
-    While a server that was there is away, wandb keeps what it is given in a file and tries again. One that does not
-    answer at the start is not waited for: the run is written offline, and the log says how to sync it. A run that is
-    resumed goes on in the same run of wandb: rows that it has, from after the state that the training goes on from, are
-    not logged again. (An offline run then has a folder for each time: ``wandb sync --append`` them in their order.)
+    While a server that was there is away, wandb keeps what it is given in a file and tries again. What it has not sent
+    half a minute after the end, or no longer tries to since its token has expired, is raised at the end, with how to
+    sync that file. One that does not answer at the start is not waited for: the run is written offline, and the log
+    says how to sync it. A run that is resumed goes on in the same run of wandb: rows that it has, from after the state
+    that the training goes on from, are not logged again. (An offline run then has a folder for each time.)
 
     It runs in the background unless wrapped in ``inline()``: on its lane's thread. It leaves ``wandb.run`` alone.
 
@@ -138,7 +141,7 @@ class WandB(ScalarLog):
 
     def on_resume(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Go on with the run, from :meth:`load_state_dict`, before or after this."""
-        self._finish(0)
+        self._leave()
         self._resumes = True  # which run it is, the state says
 
     def _find(self, maps: Any, state: TrainerState | None) -> Path:
@@ -148,7 +151,7 @@ class WandB(ScalarLog):
         return logs
 
     def _open(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self._finish(0)
+        self._leave()
         if self._loaded is not None:
             self._id = self._loaded.get("run_id", self._given_run)
         if self._id is None:
@@ -173,7 +176,7 @@ class WandB(ScalarLog):
         # wandb keeps the name of a run that it could not begin.
         self._id = secrets.token_hex(4) if self._given_run is None else f"{self._given_run}-offline"
         logger.warning(
-            "WandB: run %s is written offline, as it can't be begun online (%s); once it can: wandb sync --append %s",
+            "WandB: run %s is written offline, as it can't be begun online (%s); once it can: wandb sync %s",
             self._id, text, folder / "wandb" / f"offline-run-*-{self._id}",
         )  # fmt: skip
         return self._try_init(folder, config, "offline")
@@ -186,6 +189,8 @@ class WandB(ScalarLog):
             _finished(_open[self._id], 1)
         wait_for_another_second(folder, self._id)
         quiet = {"silent": True, "console": "off", "init_timeout": INIT_SECONDS, "login_timeout": INIT_SECONDS}
+        if "finish_timeout" in wandb.Settings.model_fields:  # of newer ones: else its end takes as long as it takes
+            quiet |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         run = wandb.init(
             project=self.project, entity=self.entity, name=self.name, id=self._id, mode=mode, dir=str(folder),
             config=dict(config), resume=None if mode == "offline" else "allow", reinit="create_new",
@@ -226,17 +231,28 @@ class WandB(ScalarLog):
         """Finish the run, as failed."""
         self._finish(1)
 
-    def _finish(self, code: int) -> None:
-        if self._run is None:
-            return
+    def _leave(self) -> None:
+        """Finish a run that was left open: what is wrong with it is not the next one's."""
         try:
-            _finished(self._run, code)
-        except Exception as error:
-            text = redacted(f"{type(error).__name__}: {error}", self._secrets())
-        else:
-            self._loaded, self._run = self.state_dict(), None
+            self._finish(0)
+        except SinkError as error:
+            logger.warning("%s", error)
+
+    def _finish(self, code: int) -> None:
+        run = self._run
+        if run is None:
             return
-        raise SinkError(f"WandB: run {self._id} could not be finished: {text}")
+        self._loaded, self._run = self.state_dict(), None
+        try:
+            _finished(run, code)
+            problem = None if run.offline else given_up(Path(run.settings.log_internal))
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem is not None:
+            raise SinkError(
+                f"WandB: run {self._id} is not all on the server ({redacted(problem, self._secrets())}); it is in a "
+                f"file, for: wandb sync --include-online {Path(run.settings.sync_file).parent}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """``rows``: how many so far; ``run_id``, unless it was given."""
@@ -247,12 +263,12 @@ class WandB(ScalarLog):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from the state, with the next row."""
-        self._finish(0)
+        self._leave()
         self._loaded, self._rows = dict(state_dict), state_dict["rows"]
 
 
 def _finished(run: Any, code: int) -> None:
-    run.finish(exit_code=code)
     _open.pop(run.id, None)
+    run.finish(exit_code=code)
     if run.offline and not wait_until_written(Path(run.settings.sync_file), WRITTEN_SECONDS):
         logger.warning("WandB: run %s: its file has no end yet", run.id)

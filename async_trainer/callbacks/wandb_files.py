@@ -13,6 +13,7 @@ _BLOCK = 32_768
 _HEADER = struct.Struct("<IHB")  # checksum, length, kind
 _FULL, _LAST = 1, 4
 _MAGIC = b":W&B"
+_GIVEN_UP = "filestream: fatal error: "
 
 
 def read_records(path: Path) -> Iterator[Any]:
@@ -52,6 +53,17 @@ def read_rows(folder: Path, run_id: str) -> Iterator[dict[str, Any]]:
             if record.HasField("history"):
                 items = record.history.item
                 yield {".".join(one.nested_key) or one.key: json.loads(one.value_json) for one in items}
+
+
+def given_up(log: Path) -> str | None:
+    """Why wandb has stopped sending a run (its token has expired, say), as ``debug-internal.log`` has it: it tells the
+    terminal, and no caller. None: it has not, as far as is known."""
+    if log.is_file():
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if _GIVEN_UP in line:
+                reason: str = json.loads(line)["msg"].partition(_GIVEN_UP)[2]
+                return reason
+    return None
 
 
 def wait_until_written(path: Path, seconds: float) -> bool:

@@ -1,16 +1,46 @@
-"""Servers on 127.0.0.1 that misbehave as they are told to."""
+"""Servers on 127.0.0.1: some that misbehave as they are told to, and the real ones of MLflow and S3."""
 
 from __future__ import annotations
 
 import http.client
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 Answer = tuple[int, Mapping[str, str], bytes]
+_OWN = ("connection", "content-length", "date", "server", "transfer-encoding")  # headers of each server itself
+
+MLFLOW = """
+import os, sys
+os.environ.update({
+    "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{sys.argv[1]}/mlflow.db",
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+    "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"{sys.argv[1]}/artifacts",
+    "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+})
+from mlflow.server import app
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, app, threaded=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+"""MLflow's server, on a port of the system's choice."""
+
+S3_CLIENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_SESSION_TOKEN": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""The environment of a client of :func:`s3_server`, but for its URL."""
 
 
 class Server:
@@ -90,6 +120,40 @@ def forward(url: str, method: str, path: str, headers: Mapping[str, str], body: 
         connection.request(method, path, body, kept)
         response = connection.getresponse()
         content = response.read()
-        return response.status, {"Content-Type": response.getheader("Content-Type") or ""}, content
+        return response.status, {key: value for key, value in response.getheaders() if key.lower() not in _OWN}, content
     finally:
         connection.close()
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The URL of MLflow's own server, in a process of its own, with a database in ``folder``."""
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", MLFLOW, str(folder)], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        assert port, (folder / "log").read_text()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The URL of moto's S3, on a thread of this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()

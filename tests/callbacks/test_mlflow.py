@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
-import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -29,44 +26,14 @@ from async_trainer.files.weights import load_weights
 from async_trainer.testing import check_callback, play
 from async_trainer.train.maps import Maps
 from tests.callbacks.loops import Metrics
-from tests.callbacks.servers import Answer, forward, serving
-
-SERVER = """
-import os, sys
-os.environ.update({
-    "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{sys.argv[1]}/mlflow.db",
-    "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-    "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"{sys.argv[1]}/artifacts",
-    "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-})
-from mlflow.server import app
-from werkzeug.serving import make_server
-server = make_server("127.0.0.1", 0, app, threaded=True)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-"""MLflow's server, on a port of the system's choice."""
+from tests.callbacks.servers import Answer, forward, mlflow_server, serving
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server with a database."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(folder)], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        )
-    try:
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
-        assert port, (folder / "log").read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -89,6 +89,33 @@ def test_a_training_goes_on_without_it_where_its_port_is_taken() -> None:
     assert f"Prometheus: 127.0.0.1:{port} can't be served" in str(report.errors[0])
 
 
+@pytest.mark.parametrize(
+    "asked", [b"", b"GET /metrics HTTP/1.1\r\nHost: x", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
+)
+def test_one_who_asks_and_hangs_holds_up_neither_others_nor_the_training(asked: bytes) -> None:
+    """Nothing is asked; half a question; a question, whose answer, of some megabytes, is not read."""
+    callback, inside = Prometheus(0), threading.Event()
+    with CallbacksHandler([callback], stall_timeout=5.0) as handler:
+        handler.call_event("on_train_start", state=TrainerState(), callbacks=handler)
+        losses = {f"{number:06d}" + "x" * 1000: 1.0 for number in range(6000)}
+        handler.call_event("on_backward_step_start", state=at(1), loss=losses)
+        handler.flush()
+        with socket.socket() as hanging:
+            hanging.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            real, callback.families = callback.families, lambda: (inside.set(), real())[1]  # type: ignore[method-assign]
+            hanging.connect(("127.0.0.1", callback.port))
+            hanging.sendall(asked)
+            if asked.endswith(b"\r\n\r\n"):
+                assert inside.wait(60)
+            handler.call_event("on_backward_step_start", state=at(2), loss=0.25)
+            assert handler.flush(60).stalled == ()
+            assert scrape(callback)["async_trainer_value", "loss"] == 0.25
+            handler.call_event("on_train_end", state=at(3))
+            report = handler.close(60)
+    assert report.stalled == ()
+    assert (report.failed, report.lost, report.dropped) == (0, 0, 0)
+
+
 def test_it_is_in_no_process_of_its_own() -> None:
     with pytest.raises(ConfigurationError, match="Prometheus"):
         CallbacksHandler([background(Prometheus(0), placement="process")])

@@ -34,6 +34,7 @@ from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.testing import check_callback, hold, play
 from async_trainer.train.maps import Maps
+from tests.callbacks.servers import S3_CLIENT, s3_server
 from tests.resume.kit import computational, split, trainer
 
 WAYS = pytest.mark.parametrize("wrap", [inline, background])
@@ -636,22 +637,17 @@ def test_it_works_in_a_whole_training_with_checkpoints(
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    pytest.importorskip("moto.server")
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     import boto3
 
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in S3_CLIENT.items():
+        monkeypatch.setenv(name, value)
     return boto3.client("s3", endpoint_url=s3)
 
 

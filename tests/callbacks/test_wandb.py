@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import re
+import subprocess
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +21,10 @@ pytest.importorskip("wandb")
 from async_trainer import CallbacksHandler, TrainerState, inline
 from async_trainer.callbacks.wandb import WandB
 from async_trainer.callbacks.wandb_files import read_records, read_rows
-from async_trainer.errors import ConfigurationError
+from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.testing import check_callback, play
-from tests.callbacks.servers import serving
+from tests.callbacks.servers import Answer, serving
+from tests.callbacks.wandb_backend import KEY, WandBBackend
 
 QUIET = {"x_disable_stats": True, "x_disable_meta": True, "disable_git": True, "save_code": False}
 
@@ -127,9 +133,142 @@ def test_where_no_server_answers_the_run_is_written_offline_and_no_key_is_shown(
         handler.close().raise_for_errors()
     assert losses(tmp_path, log.run_id) == [1.0, 2.0, 3.0]
     assert "is written offline" in caplog.text
-    assert "wandb sync --append" in caplog.text
+    assert "once it can: wandb sync " in caplog.text
     for shown in (caplog.text, repr(log), repr(log.state_dict())):
         assert key not in shown
+
+
+# ------------------------------------------------------------------------------- online, with a server that goes away
+
+
+class Online:
+    """A training that logs to a backend."""
+
+    def __init__(self, folder: Path, url: str, **settings: Any) -> None:
+        quick = {"x_file_stream_retry_wait_min_seconds": 0.1, "x_file_stream_retry_wait_max_seconds": 0.3}
+        quick |= {"x_file_stream_timeout_seconds": 1.0, "x_graphql_timeout_seconds": 1.0}
+        given = {**QUIET, **quick, "base_url": url, "api_key": KEY, **settings}
+        self.log = make(folder, mode="online", settings=given)
+        self.handler = CallbacksHandler([self.log])
+        self.handler.call_event("on_train_start", state=at(1))
+        self.handler.flush(60)
+
+    def batches(self, numbers: range) -> None:
+        for number in numbers:
+            self.handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(float(number)))
+        assert self.handler.flush(60).failed == 0
+
+    def end(self) -> None:
+        self.handler.call_event("on_train_end", state=at(9))
+        self.handler.close()
+
+
+OUTAGES: dict[str, Answer | None] = {"500": (500, {}, b"oops"), "429": (429, {}, b"slow down"), "hangs": None}
+
+
+@pytest.mark.parametrize("outage", [pytest.param(one, marks=[pytest.mark.slow] * (one != "500")) for one in OUTAGES])
+def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_all_rows_once(tmp_path: Path, outage: str) -> None:
+    backend = WandBBackend()
+    with serving(backend) as server:
+        run = Online(tmp_path, server.url)
+        backend.outage = lambda: OUTAGES[outage]
+        run.batches(range(1, 8))
+        assert backend.refused.wait(60)
+        backend.outage = None
+        run.end()
+    assert backend.losses(run.log.run_id) == [float(n) for n in range(1, 8)]
+    assert backend.exit_code(run.log.run_id) == 0
+
+
+@pytest.mark.parametrize("outage", [pytest.param(one, marks=[pytest.mark.slow] * (one == "500")) for one in OUTAGES])
+def test_what_a_server_that_stays_away_has_not_is_told_at_the_end_and_is_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str
+) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.wandb.FINISH_SECONDS", 1.0)
+    backend = WandBBackend()
+    with serving(backend) as server:
+        run = Online(tmp_path, server.url)
+        backend.outage = lambda: OUTAGES[outage]
+        run.batches(range(1, 8))
+        with pytest.raises(LaneError, match=r"is not all on the server .*for: wandb sync") as raised:
+            run.end()
+    lane = run.handler.stats().lanes["wandb"]
+    assert (lane.delivered, lane.failed, lane.lost) == (8, 1, 0)
+    assert backend.losses(run.log.run_id) == []
+    assert losses(tmp_path, run.log.run_id) == [float(n) for n in range(1, 8)]
+    assert Path(str(raised.value).rpartition("--include-online ")[2]).is_dir()
+
+
+def test_a_token_that_expires_is_told_at_the_end_and_is_in_no_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = WandBBackend()
+    with serving(backend) as server, caplog.at_level(logging.DEBUG):
+        run = Online(tmp_path, server.url)
+        backend.outage = lambda: (401, {}, b"expired")
+        run.batches(range(1, 8))
+        assert backend.refused.wait(60)
+        backend.outage = None  # a new one would be taken, but wandb has given up
+        with pytest.raises(LaneError, match=r"is not all on the server .*401 Unauthorized.*for: wandb sync") as raised:
+            run.end()
+    assert losses(tmp_path, run.log.run_id) == [float(n) for n in range(1, 8)]
+    for shown in ("".join(traceback.format_exception(raised.value)), caplog.text, repr(run.log.state_dict())):
+        assert KEY not in shown
+
+
+def test_with_a_token_that_has_expired_before_the_run_is_written_offline(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = WandBBackend()
+    backend.outage = lambda: (401, {}, b"expired")
+    with serving(backend) as server, caplog.at_level(logging.INFO):
+        run = Online(tmp_path, server.url)
+        run.batches(range(1, 4))
+        run.end()
+    assert losses(tmp_path, run.log.run_id) == [1.0, 2.0, 3.0]
+    assert "is written offline" in caplog.text
+    assert KEY not in caplog.text
+
+
+@pytest.mark.slow
+def test_what_was_told_to_be_synced_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.wandb.FINISH_SECONDS", 1.0)
+    backend = WandBBackend()
+    with serving(backend) as server:
+        run = Online(tmp_path, server.url)
+        backend.outage = lambda: (500, {}, b"oops")
+        run.batches(range(1, 8))
+        with pytest.raises(LaneError) as raised:
+            run.end()
+        backend.outage = None
+        printed = sync(server.url, "--include-online", str(raised.value).rpartition("--include-online ")[2])
+    assert backend.losses(run.log.run_id) == [float(n) for n in range(1, 8)], printed
+
+
+@pytest.mark.slow
+def test_an_offline_run_that_the_log_says_how_to_sync_can_be_synced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = WandBBackend()
+    backend.outage = lambda: (401, {}, b"expired")
+    with serving(backend) as server, caplog.at_level(logging.WARNING):
+        run = Online(tmp_path, server.url)
+        run.batches(range(1, 8))
+        run.end()
+        backend.outage = None
+        folders = re.search(r"once it can: wandb sync (\S+)", caplog.text)
+        assert folders is not None
+        printed = sync(server.url, *map(str, Path("/").glob(folders[1].lstrip("/"))))
+    assert backend.losses(run.log.run_id) == [float(n) for n in range(1, 8)], printed
+
+
+def sync(url: str, *arguments: str) -> str:
+    """What ``wandb sync`` prints."""
+    environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+    command = [sys.executable, "-m", "wandb", "sync", *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
 
 
 def test_a_row_that_is_not_whole_ends_what_is_read(tmp_path: Path) -> None:

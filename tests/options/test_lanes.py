@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from async_trainer import background, inline
-from async_trainer.callback import Background, Placement
+from async_trainer.callback import Background, Placement, snake_case
 from async_trainer.runtime import loop
 from tests.options.doubles import Counts, Fails, Make, Rows, fire
 
@@ -27,6 +27,14 @@ def test_names_are_the_class_name_in_snake_case_with_a_number_where_it_is_taken(
     assert list(handler.stats().lanes) == ["mlflow_log", "mlflow_log_2", "rows", "mine"]
     handler.add_callbacks([background(MLflowLog())])
     assert list(handler.stats().lanes)[-1] == "mlflow_log_3"
+
+
+@pytest.mark.parametrize(
+    ("of_class", "name"),
+    [("WandB", "wandb"), ("MLflow", "mlflow"), ("TensorBoard", "tensor_board"), ("CSVLog", "csv_log"), ("B", "b")],
+)
+def test_a_word_of_a_name_is_more_than_a_last_capital(of_class: str, name: str) -> None:
+    assert snake_case(of_class) == name
 
 
 def test_a_name_is_the_key_of_stats_states_and_errors(placement: Placement, handlers: Make) -> None:
