@@ -526,7 +526,8 @@ class CallbacksHandler:
 
         Returns:
             A :class:`Checkpoint`: ``wait()`` for it, or look whether it is ``done``. While one is under way another is
-            skipped, and counted.
+            skipped, and counted: it is ``skipped``, and its ``wait()`` returns at once. Before the last one of a run,
+            wait for the one before.
 
         Raises:
             ConfigurationError: an object has no state.

@@ -44,7 +44,10 @@ def run_pyright() -> Errors:
     return errors
 
 
-@pytest.fixture(scope="module", params=[run_mypy, run_pyright], ids=["mypy", "pyright"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(run_mypy, marks=pytest.mark.slow, id="mypy"), pytest.param(run_pyright, id="pyright")],
+)
 def errors(request: pytest.FixtureRequest) -> Errors:
     checker = request.param.__name__.removeprefix("run_")
     if importlib.util.find_spec(checker) is None:

@@ -94,7 +94,7 @@ class Histograms(EventLog):
         if finite.size < values.size:
             self._files.write_scalars({f"nonfinite/{tag}": float(values.size - finite.size)}, step)
         if finite.size:
-            counts, edges = np.histogram(finite, bins=self.bins)
+            counts, edges = _histogram(finite, self.bins)
             self._files.write(
                 histogram_raw(  # type: ignore[no-untyped-call]
                     tag, float(finite.min()), float(finite.max()), finite.size, float(finite.sum()),
@@ -102,3 +102,13 @@ class Histograms(EventLog):
                 ),
                 step,
             )  # fmt: skip
+
+
+def _histogram(finite: Any, bins: int) -> tuple[Any, Any]:
+    """Counts and edges; of values that lie closer together than ``bins`` numbers could, in a range that has room."""
+    low, high = float(finite.min()), float(finite.max())
+    numbers = np.finfo(np.float64)
+    room = bins * max(4 * numbers.eps * max(abs(low), abs(high)), float(numbers.tiny))
+    if high - low >= room or (high == low and room < 0.5):  # one value goes into the middle of a range of 1
+        return np.histogram(finite, bins=bins)
+    return np.histogram(finite, bins=bins, range=(low - room, high + room))

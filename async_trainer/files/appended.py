@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +15,8 @@ from async_trainer.files.atomic import sync_folder
 logger = logging.getLogger("async_trainer")
 
 _BLOCK = 65_536
+PATIENCE = 30.0  # s: for another process that has the file: what is left of a run that was killed, say
+LOOK = 0.05  # s
 
 
 class Attempt(Protocol):
@@ -48,6 +52,10 @@ class AppendedFile:
 
             def load_state_dict(self, state_dict):
                 self.file.load_state_dict(state_dict)
+
+    One process at a time writes to it: what is left of a killed run is waited for, and a second run is refused. (By a
+    lock that goes with the process, also where one of its forks lives on; where the file is opened and closed once more
+    in the process, it is given up.)
 
     Taking the state syncs what it counts; loading it cuts off the rest, which comes again. Where nobody tells of a
     start, as in a process that takes the place of one that died, the first write goes on from the state that was
@@ -111,6 +119,7 @@ class AppendedFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
+            _lock(self._descriptor, self.path)
             self._cut(self._descriptor, size)
             sync_folder(self.path.parent)
         except BaseException:
@@ -173,12 +182,18 @@ class AppendedFile:
             self._unsynced = False
 
     def close(self) -> None:
-        """Sync, and close it: for ``on_train_end`` and ``on_exception``. What is written then is an error."""
+        """Sync, and close it: for ``on_train_end`` and ``on_exception``. What is written then is an error.
+
+        Raises:
+            OSError: that can't be done; or somebody has deleted it meanwhile.
+        """
         self._is_begun = False
         if self._descriptor is None:
             return
         try:
             self.sync()
+            if os.fstat(self._descriptor).st_nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, "it was deleted while it was written to", str(self.path))
         finally:
             os.close(self._descriptor)
             self._descriptor = None
@@ -222,6 +237,29 @@ class AppendedFile:
         self.size = size
         self._torn = False
         self._unsynced = True
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Have no other process write to it, from now until it is closed. Where there are no locks, so be it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return
+            if time.monotonic() > until:
+                raise BlockingIOError(
+                    errno.EAGAIN, "another process writes to it; each needs a file of its own: give it another path",
+                    str(path),
+                ) from None  # fmt: skip
+            time.sleep(LOOK)
+        else:
+            return
 
 
 def _whole_lines(descriptor: int, size: int) -> int:

@@ -117,13 +117,12 @@ class Bundles:
     def paths(self) -> list[Path]:
         """The folders of the bundles, the newest first."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_number, reverse=True)
 
     def draft(self) -> Draft:
         """A new one."""
         there = self.paths
-        match = _NAME.fullmatch(there[0].name) if there else None
-        return Draft(self.folder, int(match[1]) + 1 if match else 1)
+        return Draft(self.folder, _number(there[0]) + 1 if there else 1)
 
     def publish(self, path: Path, keep: int) -> None:
         """``latest`` names the bundle at ``path``; then older ones go, but the newest ``keep``."""
@@ -157,6 +156,12 @@ class Bundles:
         if tried:
             raise ConfigurationError(f"{self.folder}: all bundles are damaged: {', '.join(tried)}")
         raise ConfigurationError(f"{self.folder}: there is no resume state")
+
+
+def _number(bundle: Path) -> int:
+    match = _NAME.fullmatch(bundle.name)
+    assert match is not None
+    return int(match[1])
 
 
 def remove_partials(folder: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from async_trainer.errors import ConfigurationError
 from async_trainer.handler import CallbacksHandler
-from async_trainer.train.maps import SplitMaps
+from async_trainer.train.maps import Maps, SplitMaps
 
 logger = logging.getLogger("async_trainer")
 
 LOCK_PATIENCE = 60.0  # s: for another process that still has the folder: a killed run's children, say
+LOCK = "run.lock"
 LOOK = 0.05  # s
 
 
@@ -31,7 +32,7 @@ def locked(folder: SplitMaps, handler: CallbacksHandler) -> Iterator[None]:
     import fcntl
 
     folder.path.mkdir(parents=True, exist_ok=True)
-    path = folder.path / "run.lock"
+    path = folder.path / LOCK
     until, told = time.monotonic() + LOCK_PATIENCE, False
     while (lock := _lock(path)) is None:
         if time.monotonic() > until:
@@ -50,6 +51,23 @@ def locked(folder: SplitMaps, handler: CallbacksHandler) -> Iterator[None]:
         path.unlink(missing_ok=True)
         fcntl.flock(lock, fcntl.LOCK_UN)  # for the copies that children have, too
         os.close(lock)
+
+
+def refuse_running(maps: Maps) -> None:
+    """Before all that is in ``maps`` is deleted.
+
+    Raises:
+        ConfigurationError: a process trains one of its splits.
+    """
+    for index in maps.splits:
+        path = maps.split(index).path / LOCK
+        lock = _lock(path) if path.exists() else None
+        if lock is not None:
+            os.close(lock)
+        elif path.exists():
+            raise ConfigurationError(
+                f"overwrite=True: split {index} of {maps.path} is in use: a process that trains it holds {path}"
+            )
 
 
 def _lock(path: Path) -> int | None:

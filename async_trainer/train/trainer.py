@@ -32,7 +32,7 @@ from async_trainer.train.arguments import (
     check_split,
 )
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig, kept_random
-from async_trainer.train.lock import locked
+from async_trainer.train.lock import locked, refuse_running
 from async_trainer.train.maps import Maps, SplitMaps
 from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Model, load_whole_state, whole_state
@@ -84,6 +84,8 @@ class Trainer:
         if not isinstance(overwrite, bool):
             raise ConfigurationError(f"overwrite must be True or False, not {overwrite!r}")
         self._set_up(as_maps(maps), model, metrics, optimization, callbacks)
+        if overwrite:
+            refuse_running(self.maps)
         self.maps.create(describe(self.model, self.metrics, self.optimization), overwrite=overwrite)
         self._initialized()
 

@@ -204,7 +204,7 @@ class Publisher:
             point["resumed"] = True
             self._append = False
         with (self.folder / status.HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point, ensure_ascii=False, separators=(",", ":")) + "\n")
+            file.write(json.dumps(point, separators=(",", ":")) + "\n")
 
     def _content(self, stats: Stats, paid: Mapping[str, float]) -> dict[str, Any]:
         steps = self._steps

@@ -142,7 +142,12 @@ def process_began(pid: int) -> str | None:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a status file, as a whole. Not synced: a power cut may cost the last word."""
+    """Replace a status file, as a whole. Not synced: a power cut may cost the last word.
+
+    In ASCII: an error's text may hold what no file takes.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    partial.write_text(
+        json.dumps(content, separators=(",", ":")), encoding="utf-8"
+    )  # in ASCII: an error's text may hold what no file takes
     partial.replace(path)

@@ -84,3 +84,20 @@ def test_by_default_they_go_beside_those_of_tensorboard(tmp_path: Path) -> None:
 def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Histograms(**arguments)
+
+
+@pytest.mark.parametrize("weights", [[1e30], [1e18, 1e18], [1.0, 1.0000001], [1e-44, 3e-44], [0.0, 0.0], [3e38, -3e38]])
+def test_values_too_close_for_so_many_bins_are_counted_all_the_same(tmp_path: Path, weights: list[float]) -> None:
+    model = torch.nn.Linear(len(weights), 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([weights]))
+    model.weight.grad = model.weight.detach().clone()
+    handler = CallbacksHandler([background(Histograms(tmp_path, every=1))])
+    handler.call_event("on_train_start", state=TrainerState(), model=model)
+    handler.call_event("on_optimization_step_start", state=TrainerState(called="train"), model=model)
+    handler.call_event("on_train_end", state=TrainerState(), model=model)
+    handler.close().raise_for_errors()
+    for tag in ("weights/weight", "gradients/weight"):
+        ((_, _, _, count, _, _, edges, counts),) = read(tmp_path)[tag]
+        assert count == sum(counts) == len(weights)
+        assert (np.diff(edges) >= 0).all()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from async_trainer.files import AppendedFile
+from async_trainer.files import AppendedFile, appended
 from async_trainer.routes import EventInfo
 
 
@@ -117,3 +120,43 @@ def test_a_file_of_an_earlier_run_is_not_touched_where_nobody_told_of_a_start(tm
 def test_without_a_path_it_says_so() -> None:
     with pytest.raises(RuntimeError, match="it has no path"):
         AppendedFile().replace()
+
+
+HOLDS = """
+import sys
+from async_trainer.files import AppendedFile
+file = AppendedFile(sys.argv[1])
+file.replace()
+file.write("1\\n")
+print("has it", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_waits_for_the_file_then_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "has it\n"
+        monkeypatch.setattr(appended, "PATIENCE", 0.1)
+        second = AppendedFile(path)
+        with pytest.raises(BlockingIOError, match=r"another process writes to it.*another path"):
+            second.replace()
+        assert path.read_text() == "1\n"
+        monkeypatch.setattr(appended, "PATIENCE", 60.0)
+        threading.Timer(0.2, first.kill).start()
+        second.resume()
+    second.write("2\n")
+    second.close()
+    assert path.read_text() == "1\n2\n"
+
+
+def test_a_file_that_was_deleted_meanwhile_is_an_error_at_the_end(tmp_path: Path) -> None:
+    file = AppendedFile(tmp_path / "rows")
+    file.replace()
+    file.write("1\n")
+    (tmp_path / "rows").unlink()
+    with pytest.raises(FileNotFoundError, match="deleted while it was written to"):
+        file.close()

@@ -105,6 +105,30 @@ def test_a_run_that_is_alive_is_waited_for_then_refused(tmp_path: Path, monkeypa
     assert not (made.maps.split(0).path / "run.lock").exists()
 
 
+def test_after_999999_bundles_the_next_is_the_newest(tmp_path: Path) -> None:
+    for number in (999_998, 999_999, 1_000_000):
+        (tmp_path / f"bundle-{number:06}").mkdir()
+    bundles = Bundles(tmp_path)
+    assert [path.name for path in bundles.paths] == ["bundle-1000000", "bundle-999999", "bundle-999998"]
+    assert bundles.draft().name == "bundle-1000001"
+
+
+def test_overwrite_deletes_nothing_of_a_training_that_another_process_runs(tmp_path: Path) -> None:
+    from async_trainer.train import lock
+
+    with pytest.raises(Stops):
+        trainer(tmp_path / "maps", StopsAt(2, 0)).train(split(), computational())
+    made = trainer(tmp_path / "maps", resume=True)
+    there = sorted(path.name for path in made.maps.path.rglob("*"))
+    with (
+        lock.locked(made.maps.split(0), made.callbacks),
+        pytest.raises(ConfigurationError, match=r"overwrite=True: split 0 of .* is in use"),
+    ):
+        Trainer(tmp_path / "maps", Noisy(), overwrite=True)
+    assert sorted(path.name for path in made.maps.path.rglob("*")) == there
+    assert not Trainer(tmp_path / "maps", Noisy(), overwrite=True).maps.splits
+
+
 SIGTERM = """
 import os, signal, sys
 from pathlib import Path

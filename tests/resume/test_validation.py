@@ -163,7 +163,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 
 
 PLACES = [
-    pytest.param(epoch, batch, marks=() if (epoch, batch) in ((2, -1), (2, 0), (2, 3)) else pytest.mark.slow)
+    pytest.param(
+        epoch,
+        batch,
+        marks=()
+        if (epoch, batch) in ((2, -1), (2, 0), (2, 3))
+        else [pytest.mark.slow] + [pytest.mark.soak] * (epoch != 2),
+    )
     for epoch in range(1, EPOCHS + 1)
     for batch in range(-1, BATCHES + 1)
 ]

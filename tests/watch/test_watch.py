@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from async_trainer import cli
+from async_trainer import CallbacksHandler, background, cli
 from async_trainer.errors import ConfigurationError
 from async_trainer.watching import status
 from async_trainer.watching.screen import picture
@@ -303,3 +304,16 @@ def test_an_event_that_there_is_not_can_be_no_step(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="closed"):
         handler.publish(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_whose_text_no_file_takes_is_told_all_the_same(tmp_path: Path) -> None:
+    class Fails:
+        def on_batch_end(self, *, step: int) -> None:
+            raise OSError("no file " + os.fsdecode(b"\xff.pt"))
+
+    with CallbacksHandler([background(Fails())]) as handler:
+        handler.publish(tmp_path)
+        handler.call_event("on_batch_end", step=1)
+    one = status.read(tmp_path / status.NAME)
+    assert one.state == "finished"
+    assert "no file" in json.dumps(one.said)
