@@ -266,7 +266,8 @@ def sync(url: str, *arguments: str) -> str:
     """What ``wandb sync`` prints."""
     environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
     command = [sys.executable, "-m", "wandb", "sync", *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    where = Path(arguments[-1]).parent  # its own logs go to where it runs
+    ended = subprocess.run(command, env=environment, cwd=where, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 
