@@ -130,6 +130,7 @@ class CallbacksHandler:
         self._checkpoints: Checkpoints | None = None
         self.resumable: Any = None  # a Trainer's training under way, for TrainingCheckpoint
         self._inside = False  # inline hooks are running
+        self._restored = False  # and no run has started since
         self._forked = False  # this is a forked child, where no hook runs
         self._wanted: list[Callable[[], None]] = []  # checkpoints that inline hooks have asked for
         self._publishers: tuple[Publisher, ...] = ()
@@ -266,6 +267,9 @@ class CallbacksHandler:
             exits.goes_on(self._pool)
             self._provide(arguments)
             refuse_holders(self._attached.values(), arguments.values())
+            if self._restored and route.event == Event.TRAIN_START:
+                logger.warning("on_train_start after restore(): logs begin anew; on_resume is for a run that goes on")
+            self._restored = False
             if route.event in TRAINING_RUNS:
                 for one in self._attached.values():
                     check_training(one.callback, arguments)
@@ -569,7 +573,9 @@ class CallbacksHandler:
         """
         from async_trainer.resume import cut
 
-        return cut.restore(self, Path(path), objects)
+        values = cut.restore(self, Path(path), objects)
+        self._restored = True
+        return values
 
     def stats(self) -> Stats:
         """What happened to the events so far, and what that cost the loop: immutable; prints as a table. Any thread."""

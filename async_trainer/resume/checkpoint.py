@@ -92,6 +92,8 @@ class Checkpoint:
             raise TimeoutError(f"checkpoint: not on disk after {timeout} s")
         if self._error is not None:
             raise self._error
+        if self.skipped:
+            logger.warning("a checkpoint that is waited for was skipped: another was under way, and is all there is")
         return dict(self._states)
 
     def skip(self) -> None:

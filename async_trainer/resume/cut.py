@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from async_trainer.errors import ConfigurationError
 from async_trainer.resume.bundles import Bundle, Bundles
 from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
-from async_trainer.resume.objects import check_objects, load
+from async_trainer.resume.objects import check_objects, check_optimizers, load
 from async_trainer.resume.rng import put_rng, take_rng
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def restore(handler: CallbacksHandler, folder: Path, objects: Mapping[str, Any])
     left = [name for name in kept if name not in objects]
     if left:
         logger.warning("restore: %s has states that nothing was given for: %s", bundle.path, ", ".join(left))
+    for name, value in objects.items():
+        check_optimizers(value, kept[name], name)
     handler.fence()
     for name, value in objects.items():
         load(value, kept[name], name)

@@ -15,6 +15,10 @@ CAPTURED = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRS
 """They are captured whole, mostly without stopping; their state_dict() is taken from the snapshot."""
 
 
+OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+"""What those add to the groups of an optimizer."""
+
+
 def check_objects(objects: Mapping[str, Any]) -> None:
     """Refuse what has no state.
 
@@ -92,6 +96,31 @@ def load(value: Any, state: Any, path: str) -> None:
         raise ConfigurationError(
             f"restore: {path}: what was saved is of another {type(value).__name__}: {error}"
         ) from error
+
+
+def check_optimizers(value: Any, state: Any, path: str) -> None:
+    """Refuse an optimizer of another kind, before anything is loaded: torch would take the state, and fail in its step.
+
+    Told by the settings of its groups: each has some that the other hasn't. (A later version of torch may only add
+    some.)
+
+    Raises:
+        ConfigurationError: names it.
+    """
+    if isinstance(value, Mapping) and isinstance(state, Mapping):
+        for key, part in value.items():
+            check_optimizers(part, state.get(key), f"{path}[{key!r}]")
+    elif isinstance(value, (list, tuple)) and isinstance(state, (list, tuple)):
+        for place, (part, kept) in enumerate(zip(value, state, strict=False)):
+            check_optimizers(part, kept, f"{path}[{place}]")
+    elif isinstance(value, torch.optim.Optimizer) and isinstance(state, Mapping) and state.get("param_groups"):
+        was, now = ({*groups[0]} - OF_SCHEDULERS for groups in (state["param_groups"], value.param_groups))
+        if was - now and now - was:
+            raise ConfigurationError(
+                f"{path}: what was saved is of another optimizer than {type(value).__name__}: its groups have "
+                f"{', '.join(sorted(was - now))}, and no {', '.join(sorted(now - was))}; give one of the class "
+                "that was trained with"
+            )
 
 
 def plain_names(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def resume(trainer: Trainer, split_idx: int, split: Split | None) -> pd.DataFram
             trainer._guarded(run),
         ):
             trainer._build(run)
+            objects.check_optimizers(run.optimizers, bundle.objects["objects"]["optimizers"], "optimizers")
             trainer._begin(run, split, Event.RESUME)
             go_on(bundle, run, trainer.callbacks)
             logger.info(

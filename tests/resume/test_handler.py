@@ -321,3 +321,47 @@ def test_plain_values_come_back_and_what_nobody_asks_for_is_told(
         handler.checkpoint(tmp_path, model=nn.Linear(2, 2), step=7, best=0.5, note="x", done=False).wait(30)
         assert handler.restore(tmp_path) == {"step": 7, "best": 0.5, "note": "x", "done": False}
     assert "has states that nothing was given for: model" in caplog.text
+
+
+def test_another_kind_of_optimizer_is_refused_before_anything_is_restored(
+    tmp_path: Path,
+) -> None:
+    model = nn.Linear(2, 1)
+    with CallbacksHandler() as handler:
+        handler.checkpoint(tmp_path, model=model, optimizers=[torch.optim.Adam(model.parameters())]).wait()
+        before = model.weight.detach().clone()
+        with torch.no_grad():
+            model.weight.add_(1)
+        with pytest.raises(ConfigurationError, match=r"optimizers\[0\]: .*another optimizer than SGD: .* have .*betas"):
+            handler.restore(tmp_path, model=model, optimizers=[torch.optim.SGD(model.parameters())])
+        assert torch.equal(model.weight, before + 1)
+        handler.restore(tmp_path, model=model, optimizers=[torch.optim.AdamW(model.parameters())])
+        assert torch.equal(model.weight, before)
+
+
+def test_a_start_after_restore_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with CallbacksHandler() as handler:
+        handler.checkpoint(tmp_path, step=1).wait()
+        for event, warned in [("on_resume", 0), ("on_train_start", 1), ("on_train_start", 1)]:
+            if event == "on_resume" or not warned or "begin anew" not in caplog.text:
+                handler.restore(tmp_path)
+            handler.call_event(event)
+            assert caplog.text.count("logs begin anew") == warned
+
+
+def test_waiting_for_one_that_was_skipped_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Waits:
+        def on_batch_end(self) -> None:
+            gate.wait(60)
+
+    gate = threading.Event()
+    with CallbacksHandler([background(Waits())]) as handler:
+        handler.call_event("on_batch_end")
+        first = handler.checkpoint(tmp_path, step=1)
+        second = handler.checkpoint(tmp_path, step=2)
+        assert second.skipped
+        second.wait()
+        assert "was skipped" in caplog.text
+        gate.set()
+        first.wait(60)
+        assert handler.restore(tmp_path) == {"step": 1}

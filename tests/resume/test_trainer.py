@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from async_trainer import Callback, OptimizationConfig, Split, Trainer, background
+from async_trainer import Callback, OptimizationConfig, Split, SupervisedModel, Trainer, background
 from async_trainer.errors import ConfigurationError
 from async_trainer.resume.bundles import Bundles
 from tests.resume.kit import Noisy, Stops, StopsAt, computational, difference, outcome, split, trainer
@@ -127,6 +127,16 @@ def test_overwrite_deletes_nothing_of_a_training_that_another_process_runs(tmp_p
         Trainer(tmp_path / "maps", Noisy(), overwrite=True)
     assert sorted(path.name for path in made.maps.path.rglob("*")) == there
     assert not Trainer(tmp_path / "maps", Noisy(), overwrite=True).maps.splits
+
+
+def test_another_optimizer_is_refused_by_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(Stops):
+        trainer(tmp_path / "maps", StopsAt(2, 0)).train(split(), computational())
+    other = SupervisedModel(Noisy().network, torch.nn.MSELoss(), lambda params: torch.optim.RMSprop(params, lr=0.01))
+    made = Trainer.from_maps(tmp_path / "maps", model=other)
+    with pytest.raises(ConfigurationError, match=r"another optimizer than RMSprop: its groups have .*no alpha"):
+        made.resume(0, split())
+    assert trainer(tmp_path / "maps", resume=True).resume(0, split()).shape[0] == 3  # it goes on with the right one
 
 
 SIGTERM = """

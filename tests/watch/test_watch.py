@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import time
@@ -306,7 +307,11 @@ def test_an_event_that_there_is_not_can_be_no_step(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_whose_text_no_file_takes_is_told_all_the_same(tmp_path: Path) -> None:
+def test_an_error_whose_text_no_file_takes_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("async_trainer"), "disabled", True)  # pytest-xdist doesn't take it either
+
     class Fails:
         def on_batch_end(self, *, step: int) -> None:
             raise OSError("no file " + os.fsdecode(b"\xff.pt"))
