@@ -143,7 +143,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("sink", [pytest.param(one, id=one.__name__) for one in (mlflow, wandb, upload, webhook)])
+@pytest.mark.parametrize(
+    "sink",
+    [
+        pytest.param(one, id=one.__name__, marks=[pytest.mark.slow] * (one is not webhook))
+        for one in (mlflow, wandb, upload, webhook)
+    ],
+)
 def test_it_holds_up_the_training_once_and_is_named_and_delivers_or_counts_what_it_was_given(
     sink: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -166,7 +166,7 @@ class Online:
 OUTAGES: dict[str, Answer | None] = {"500": (500, {}, b"oops"), "429": (429, {}, b"slow down"), "hangs": None}
 
 
-@pytest.mark.parametrize("outage", [pytest.param(one, marks=[pytest.mark.slow] * (one != "500")) for one in OUTAGES])
+@pytest.mark.parametrize("outage", [pytest.param(one, marks=pytest.mark.slow) for one in OUTAGES])
 def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_all_rows_once(tmp_path: Path, outage: str) -> None:
     backend = WandBBackend()
     with serving(backend) as server:
@@ -199,6 +199,7 @@ def test_what_a_server_that_stays_away_has_not_is_told_at_the_end_and_is_in_a_fi
     assert Path(str(raised.value).rpartition("--include-online ")[2]).is_dir()
 
 
+@pytest.mark.slow
 def test_a_token_that_expires_is_told_at_the_end_and_is_in_no_text(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
