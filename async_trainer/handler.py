@@ -35,7 +35,7 @@ from async_trainer.states import check_states, load_state, read_state, visits
 from async_trainer.suggest import refuse_unknown_options, suggestion
 
 if TYPE_CHECKING:
-    from async_trainer.process.session import Home
+    from async_trainer.process.home import Home
     from async_trainer.resume.checkpoint import Checkpoint, Checkpoints
     from async_trainer.watching.publisher import Publisher
     from async_trainer.watching.tape import Tape
@@ -324,7 +324,7 @@ class CallbacksHandler:
     def _home(self, lane: Lane) -> Home:
         """Of a process lane: what its child is told. Its worker looks there."""
         if lane.remote is None:
-            from async_trainer.process.session import Home
+            from async_trainer.process.home import Home
 
             lane.remote = Home(self._pool, lane)
         home: Home = lane.remote

@@ -18,7 +18,7 @@ from async_trainer.callback import Callback
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
-from async_trainer.runtime.placement.process import supported
+from async_trainer.runtime.placement.child import supported
 from async_trainer.snapshot import capture
 from async_trainer.suggest import refuse_unknown_options, suggestion
 from async_trainer.train.state import TrainerState

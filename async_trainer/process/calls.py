@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from async_trainer.errors import AsyncTrainerError, CaptureError, ConfigurationError, StandInError
-from async_trainer.process.pickling import said_by
+from async_trainer.process.elsewhere import said_by
 from async_trainer.proxy.call import ACTIONS
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Uncaptured

@@ -7,7 +7,6 @@ connection does, after handling what it was sent, within the deadline that the p
 
 from __future__ import annotations
 
-import copy
 import logging
 import logging.handlers
 import os
@@ -18,21 +17,23 @@ import sys
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from async_trainer.attach import Attached
 from async_trainer.callback import Inline, Options
-from async_trainer.errors import CaptureError, ConfigurationError, EventLostError
+from async_trainer.errors import EventLostError
 from async_trainer.hooks import find_hooks
-from async_trainer.process.frames import PLAIN, PROTOCOL
-from async_trainer.process.pickling import REMEDY, Packer, define, mapped, pack_error, said_by, unpack
+from async_trainer.process.answers import DELIVERED, Answers
+from async_trainer.process.elsewhere import said_by
+from async_trainer.process.heard import ToParent, set_warning_filters
+from async_trainer.process.pickling import REMEDY, Packer, pack_error
+from async_trainer.process.remade import define, mapped, unpack
 from async_trainer.process.ship import Shipper
+from async_trainer.process.tasks import HookHere, Missing, Quiet, Refused, Task
 from async_trainer.routes import Arrangement, HookTask, Plan, Snapshot
-from async_trainer.runtime.failures import Failures, told
-from async_trainer.runtime.job import DISABLE_AFTER, Job, Mark, Owner
+from async_trainer.runtime.failures import told
+from async_trainer.runtime.job import Mark, Owner
 from async_trainer.runtime.lane import Ending, Lane
 from async_trainer.runtime.listening import LaneEvent
 from async_trainer.runtime.pool import Pool
@@ -43,128 +44,20 @@ from async_trainer.states import Visit
 QUIET = 0.05  # s: without work, before a state is sent
 OFTEN = 1.0  # s: between two states, while there is work
 SELDOM = 10  # times what the last state took, at least
-CANCELLING = 1.0  # s: for an async hook to be cancelled; then the parent may kill
 clock = time.perf_counter
 
 
-class Quiet(Failures):
-    """Failures are the parent's to log and to count: here it is only seen to that a callback is turned off in time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attempt = 1
-        self.text = ""
-
-    def record(self, job: Job, attempt: int, error: BaseException) -> None:
-        owner = job.task.owner
-        self.attempt, self.text = attempt, told(error)
-        owner.failures_in_a_row += 1
-        if owner.on_error == "disable" and owner.failures_in_a_row >= DISABLE_AFTER:
-            owner.disabled = True
-
-
-class Task:
-    """A hook or a call, as the pool of the child sees it: it tells the parent how it ended."""
-
-    essential = False
-
-    def __init__(self, child: Child, held: Any, owner: Owner, before: int = 0) -> None:
-        self._child = child
-        self._held = held
-        self._before = before  # attempts, in a child that was killed
-        self.name: str = held.name
-        self.owner = owner if not before else replace(owner, retries=max(0, owner.retries - before))
-
-    def key(self, payload: Any) -> Hashable:
-        return self.name
-
-    def call(self, job: Job, attempt: int) -> Any:
-        timeout = self.owner.timeout
-        if timeout is not None:
-            self._child.say(("began", attempt, timeout + (CANCELLING if self._child.is_async else 0.0)))
-        return self._held.call(job, attempt + self._before)
-
-    def retriable(self, error: BaseException) -> bool:
-        if self.owner.timeout is not None:  # the attempt is over: the wait before another is not part of it
-            self._child.say(("began", 0, None))
-        return bool(self._held.retriable(error))
-
-    def settled(self, job: Job, result: Any, error: BaseException | None) -> None:
-        self._child.settled(self._held.finished(result), error)
-
-    def where(self, payload: Any) -> str:
-        return ""
-
-
-class HookHere:
-    """A hook of a callback that was sent here."""
-
-    def __init__(self, task: HookTask) -> None:
-        self._task = task
-        self.name = task.name
-
-    def call(self, job: Job, attempt: int) -> Any:
-        snapshot = job.payload
-        if isinstance(snapshot, Refused):
-            raise CaptureError(f"{self._task.where_called}: {snapshot.why}")
-        return self._task.call(job, attempt)
-
-    def retriable(self, error: BaseException) -> bool:
-        return self._task.retriable(error)
-
-    def finished(self, result: Any) -> None:
-        """Nobody waits for what a hook returns."""
-
-
-class Missing:
-    """In the place of a hook whose callback could not be made again here: each of its events fails, and says why."""
-
-    def __init__(self, callback: str, event: str, why: str) -> None:
-        self.name = event
-        self._task = self
-        self._why = (
-            f"{callback}.{event}: its callback can't be made again in its process ({why}); use placement='thread'"
-        )
-
-    def call(self, job: Job, attempt: int) -> Any:
-        raise ConfigurationError(self._why)
-
-    def retriable(self, error: BaseException) -> bool:
-        return False
-
-    def finished(self, result: Any) -> None:
-        """It has none."""
-
-
-class Refused:
-    """In a payload's place: it could not be sent, or not be read."""
-
-    lease = None
-
-    def __init__(self, why: str) -> None:
-        self.at = clock()
-        self.why = why
-
-
-class Child:
+class Child(Answers):
     """The child: receives, runs, answers."""
 
     def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._out: deque[tuple[Any, ...]] = deque()
-        self._spans: deque[tuple[int, str, float, float]] = deque()  # event, callback, when its hook ran; if asked for
-        self._took = (0.0, 0.0)  # s: wall and CPU time of the hooks, that the parent was told of
-        self._took_of = 0  # jobs handled by then
-        self._bell = threading.Lock()
-        self._bell.acquire()
-        self._answering = threading.Thread(target=self._answer, name="async_trainer-answers", daemon=True)
+        super().__init__(wire)
         self._attached: dict[str, Attached] = {}
         self._tasks: dict[Hashable, Task] = {}
         self._targets: dict[str, Any] = {}
         self._plans: dict[int, Plan] = {}
         self._sent_attributes: dict[str, dict[str, int]] = {}
         self._held: int | None = None
-        self._handled = 0
         self._covered = 0
         self._covered_at = self._settled_at = clock()
         self._state_wanted = False
@@ -172,10 +65,8 @@ class Child:
         self._stateful = False
         self._state_failed = False
         self._state_seconds = 0.0  # that the last one took
-        self._ending = False
         self.is_async = False
         self.pool: Any = None
-        self.lane: Any = None
         self.deadline = 20.0
 
     # ---------------------------------------------------------------------------------------------- the main thread
@@ -216,8 +107,8 @@ class Child:
         root.setLevel(about["level"])
         for name, level in about["levels"].items():
             logging.getLogger(name).setLevel(level)
-        root.addHandler(ToParent(self))
-        _set_warning_filters(about["warnings"])
+        root.addHandler(ToParent(self.say))
+        set_warning_filters(about["warnings"])
         self.pool = Pool(
             max_workers=sys.maxsize, max_bytes=sys.maxsize, stall_timeout=float("inf"), switch_interval=None,
             shutdown_timeout=self.deadline, synchronous=False,
@@ -444,75 +335,14 @@ class Child:
         if changed:
             self.say(("attributes", changed))
 
-    # ------------------------------------------------------------------------------------------------------- answers
+    # -------------------------------------------------------------------------------------------- the answering thread
 
-    def say(self, message: tuple[Any, ...]) -> None:
-        """Tell the parent. Any thread; never waits."""
-        self._out.append(message)
-        self._ring()
-
-    def _ring(self) -> None:
-        try:
-            self._bell.release()
-        except RuntimeError:
-            pass
-
-    def _answer(self) -> None:
-        while True:
-            handled = self._handled
-            if not self._bell.acquire(timeout=self._until_state()):
-                self._took_of = handled  # what hooks took is added up a moment after they have ended
-            ending = self._ending
-            self._ask_for_state()
-            messages = self._take()
-            returned = mapped.take_returned()
-            if returned:
-                messages.append(("returned", returned))
-            if messages:
-                self._send(messages)
-            if ending and not self._out:
-                return
-
-    def _send(self, messages: list[tuple[Any, ...]]) -> None:
-        try:
-            frame = pickle.dumps(messages, PROTOCOL)
-        except Exception:  # a record of a class that can't be sent, say: what else there is must be
-            frame = pickle.dumps([message for message in messages if _can_be_sent(message)], PROTOCOL)
-        try:
-            self._wire.send(frame)
-        except (BrokenPipeError, ConnectionError):  # the parent is no more
-            pass
-        except OSError:  # nothing can be told any more: the parent must see that
-            os._exit(1)
-
-    def _take(self) -> list[tuple[Any, ...]]:
-        messages: list[tuple[Any, ...]] = []
-        delivered = 0
-        while self._out:
-            message = self._out.popleft()
-            if message is DELIVERED:
-                delivered += 1
-                continue
-            if delivered:
-                messages.append((*DELIVERED[:2], delivered, *DELIVERED[3:]))
-                delivered = 0
-            messages.append(message)
-        if delivered:
-            messages.append((*DELIVERED[:2], delivered, *DELIVERED[3:]))
-        if self._spans:  # of all that is settled here, and perhaps of more
-            messages.insert(0, ("spans", [self._spans.popleft() for _ in range(len(self._spans))]))
-        burden, (wall, cpu) = self.lane.burden, self._took
-        if burden.wall != wall:
-            self._took = (burden.wall, burden.cpu)
-            messages.insert(0, ("took", self._took[0] - wall, self._took[1] - cpu))
-        return messages
-
-    def _until_state(self) -> float:
+    def _until_due(self) -> float:
         """s: to look again; -1: when the bell rings."""
         state_due = self._stateful and self._covered != self._handled and not self._state_coming
         return QUIET if state_due or self._took_of != self._handled else -1
 
-    def _ask_for_state(self) -> None:
+    def _before_answer(self) -> None:
         """Have the lane's thread send a state, when it has come to rest, each second, and when the parent asks."""
         if not self._stateful or self._covered == self._handled or self._state_coming:
             return
@@ -538,23 +368,6 @@ class Child:
             self._visit_with(None, passed)
 
 
-def _set_warning_filters(pickled: list[bytes]) -> None:
-    """As in the parent: what was silenced there is silent here."""
-    warnings.resetwarnings()
-    for one in reversed(pickled):
-        try:
-            action, message, category, module, line = pickle.loads(one)
-        except Exception:  # of a class that can't be imported here
-            continue
-        text, where = (
-            pattern if pattern is None or isinstance(pattern, str) else pattern.pattern for pattern in (message, module)
-        )
-        warnings.filterwarnings(action, text or "", category, where or "", line)
-
-
-DELIVERED: tuple[Any, ...] = ("settled", Ending.DELIVERED.value, 1, 1, None, None)
-
-
 def _packed(result: Any) -> tuple[str, bytes | None]:
     try:
         return "", Packer().pack(result)[0]
@@ -572,41 +385,6 @@ def _pickled_attributes(callback: Any) -> dict[str, bytes]:
         except Exception:  # a file, a connection: it stays here
             continue
     return pickled
-
-
-def _can_be_sent(message: tuple[Any, ...]) -> bool:
-    try:
-        pickle.dumps(message, PROTOCOL)
-    except Exception:
-        return False
-    return True
-
-
-def _plain(value: Any) -> Any:
-    """Of a class of its own (an ``IntEnum``), the plain value."""
-    base = next((cls for cls in (bool, int, float, str, bytes) if isinstance(value, cls)), None)
-    return value if base is None or type(value) is base else base(value)
-
-
-class ToParent(logging.handlers.QueueHandler):
-    """Log records go to the parent's handlers."""
-
-    def __init__(self, child: Child) -> None:
-        super().__init__(None)  # type: ignore[arg-type]
-        self._child = child
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        # As QueueHandler's, save that a traceback stays apart: the parent's formatters decide where it goes.
-        made = copy.copy(record)
-        made.msg = made.message = record.getMessage()
-        made.args = made.exc_info = None
-        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
-            made.exc_text = logging.Formatter().formatException(record.exc_info)
-        return made
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        fields = {name: _plain(held) for name, held in vars(record).items() if isinstance(held, PLAIN)}
-        self._child.say(("log", fields))
 
 
 def main() -> None:

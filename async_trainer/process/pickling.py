@@ -9,18 +9,25 @@ import functools
 import io
 import pickle
 import sys
-import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce
 
-from async_trainer.errors import CaptureError, ElsewhereError, LaneError
-from async_trainer.process.frames import PLAIN, PROTOCOL
+from async_trainer.errors import CaptureError
+from async_trainer.process.elsewhere import parts_of, remade, said_by
+from async_trainer.process.frames import PROTOCOL
+from async_trainer.process.remade import (
+    defined,
+    parametrized_class,
+    remade_parameter,
+    remade_shared,
+    remade_small,
+    view_of,
+)
 from async_trainer.snapshot import SMALL
-from async_trainer.snapshot.mapped import Mapped
 from async_trainer.snapshot.shared import Block, Segments
 
 PARAMETRIZE = "torch.nn.utils.parametrize"
@@ -317,130 +324,6 @@ def refuse_live_things(obj: Any, torch: Any) -> None:
         raise CaptureError(f"a {type(obj).__name__} can't be sent to a process: {REMEDY}")
 
 
-# ------------------------------------------------------------------------------------------------------ the other end
-
-mapped = Mapped()
-"""The segments of this process's parent. A process is the child of one."""
-
-_definitions: dict[int, bytes | Any] = {}
-
-
-def define(number: int, pickled: bytes) -> None:
-    """The parent is about to refer to a definition."""
-    _definitions[number] = cloudpickle.loads(pickled)
-
-
-def defined(number: int) -> Any:
-    """What the parent has defined by that number."""
-    return _definitions[number]
-
-
-def unpack(pickled: bytes, buffers: Sequence[tuple[int, int, int]] = ()) -> Any:
-    """The value of a pickle of ``Packer.pack``.
-
-    Raises:
-        Exception: a class can't be imported, or what it does when it is made again.
-    """
-    return pickle.loads(pickled, buffers=[mapped.view(*where) for where in buffers])
-
-
-def view_of(number: int, start: int, nbytes: int) -> memoryview:
-    """A part of a segment."""
-    return mapped.view(number, start, nbytes)
-
-
-def remade_shared(view: memoryview, place: int, dtype: Any, shape: tuple[int, ...], stride: tuple[int, ...]) -> Any:
-    """A tensor over shared memory."""
-    import torch
-
-    count = 1
-    for length in shape:
-        count *= length
-    flat = torch.frombuffer(view, dtype=dtype, count=count, offset=place)
-    return flat if stride == (1,) else flat.as_strided(shape, stride)
-
-
-def remade_small(held: bytes, dtype: Any, shape: tuple[int, ...], stride: tuple[int, ...]) -> Any:
-    """A tensor that came with the rest."""
-    import torch
-
-    if not held:
-        return torch.empty_strided(shape, stride, dtype=dtype)
-    flat = torch.frombuffer(bytearray(held), dtype=dtype)
-    return flat.as_strided(shape, stride)
-
-
-def remade_parameter(data: Any, requires_grad: bool) -> Any:
-    """A parameter."""
-    import torch
-
-    return torch.nn.Parameter(data, requires_grad)
-
-
-def parametrized_class(base: Any, names: tuple[str, ...]) -> type:
-    """The class of modules of class ``base`` whose ``names`` are parametrized. The other end's own leads to its live
-    module, through a closure of a property."""
-    from torch import nn
-    from torch.nn.utils import parametrize
-
-    from async_trainer.snapshot.attributes import maker_of
-
-    bare = maker_of(base)()
-    object.__setattr__(bare, "__dict__", dict(vars(nn.Module())))
-    parametrize._inject_new_class(bare)
-    for name in names:
-        parametrize._inject_property(bare, name)
-    return type(bare)
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
-
-
-def parts_of(error: BaseException, text: str | None = None) -> tuple[Any, ...]:
-    """What ``remade`` makes an error from: its traceback becomes text."""
-    if text is None:
-        text = "".join(traceback.format_exception(error))
-    args = tuple(arg if isinstance(arg, PLAIN) else safe_repr(arg) for arg in error.args)
-    extra = {name: held for name, held in vars(error).items() if isinstance(held, PLAIN)}
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else None
-    return type(error), args, extra, said_by(error), text, cause
-
-
-def remade(
-    cls: Any, args: tuple[Any, ...], extra: dict[str, Any], said: str, text: str, cause: BaseException | None
-) -> BaseException:
-    """An error from another process, of its class. Its cause is its own, or else tells its traceback there."""
-    made: BaseException
-    try:
-        made = cls.__new__(cls, *args)
-        made.args = args
-        made.__dict__.update(extra)
-        same = said_by(made) == said
-    except Exception:
-        same = False
-    if not same:
-        made = LaneError(said)
-    made.__cause__ = cause or ElsewhereError(text)
-    made.__dict__["_told_elsewhere"] = text
-    return made
-
-
-def said_by(error: BaseException) -> str:
-    """``"OSError: disk full"``, whatever its class does."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__
-
-
-def safe_repr(value: object) -> str:
-    """What ``value`` looks like, whatever its class does."""
-    try:
-        return repr(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
-
-
 def pack_error(error: BaseException, text: str) -> tuple[str, str, bytes | None]:
     """An error, for an end that may not know its class: what it says, its traceback, and its pickle if it has one."""
     try:
@@ -448,15 +331,3 @@ def pack_error(error: BaseException, text: str) -> tuple[str, str, bytes | None]
     except Exception:
         return said_by(error), text, None
     return said_by(error), text, pickled
-
-
-def unpack_error(said: str, text: str, pickled: bytes | None) -> BaseException:
-    """The error of ``pack_error``; if its class isn't known here, one of ours that says the same."""
-    if pickled is not None:
-        try:
-            function, parts = pickle.loads(pickled)
-            error: BaseException = function(*parts)
-            return error
-        except Exception:  # its class can't be imported here
-            pass
-    return remade(LaneError, (said,), {}, f"LaneError: {said}", text, None)

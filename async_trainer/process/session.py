@@ -4,133 +4,31 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import pickle
 import sys
 import traceback
 import warnings
-import weakref
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from async_trainer.attach import Attached
 from async_trainer.errors import CaptureError
+from async_trainer.process.elsewhere import unpack_error
 from async_trainer.process.frames import Frames
-from async_trainer.process.pickling import REMEDY, Definitions, Packer, SharedPart, dumps, unpack_error
-from async_trainer.process.ship import ship, ship_callbacks
+from async_trainer.process.home import Home, import_paths
+from async_trainer.process.pickling import REMEDY, Definitions, Packer, SharedPart, dumps
 from async_trainer.proxy.handle import Unsent
 from async_trainer.routes import Arrangement, Plan, Snapshot
-from async_trainer.runtime.job import Job, Mark
+from async_trainer.runtime.job import Mark
 from async_trainer.runtime.placement.remote import Began, Covered, Heard, Passed, Ready, Sent, Settled, Spans, Took
 from async_trainer.runtime.wire import DESCRIPTORS
 from async_trainer.snapshot.shared import Segments
 from async_trainer.states import Visit
 
 if TYPE_CHECKING:
-    from async_trainer.proxy.proxied import Proxied
     from async_trainer.runtime.lane import Lane
-    from async_trainer.runtime.pool import Pool
 
 Framed = list[tuple[bytes, Sequence[int]]]
 PLANS = 1000  # that a child is told of, before the numbers start anew
-
-
-class Home:
-    """The callbacks and proxied objects of a process lane; makes the sessions with its children.
-
-    Attributes:
-        callbacks: in the order in which they were attached.
-        proxied: the objects.
-    """
-
-    def __init__(self, pool: Pool, lane: Lane) -> None:
-        self.pool = pool
-        self.lane = lane
-        self.callbacks: list[Attached] = []
-        self.proxied: list[Proxied] = []
-        self.shipped: list[tuple[Any, ...]] = []  # messages: what each child is told first
-        self._unshipped: list[Attached] = []
-        self._started = False
-        self._stateful: set[str] = set()
-        self._handles: dict[int, weakref.ref[Any]] = {}
-        self.held: int | None = None  # a descriptor that children hold open
-        self.hold_number = 0
-        self.dropped: deque[int] = deque()  # calls whose results nobody refers to any more
-
-    def attach(self, one: Attached) -> None:
-        """Another callback of this lane. The training thread."""
-        self.callbacks.append(one)
-        self._unshipped.append(one)
-        if self._started:
-            self.ship()
-        if callable(getattr(one.callback, "state_dict", None)) and _has_state(one.callback):
-            self._stateful.add(one.name)
-
-    def add(self, proxied: Proxied) -> None:
-        """Another object whose calls are made in this lane. Any thread.
-
-        Raises:
-            ConfigurationError: it can't be sent.
-        """
-        pickled = ship_object(proxied)
-        self.proxied.append(proxied)
-        self.shipped.append(("object", proxied.name, pickled, not proxied.given, proxied.owner))
-
-    def ship(self) -> None:
-        """Pickle the callbacks, as they are now: when the lane starts. The training thread.
-
-        Raises:
-            ConfigurationError: one of them can't be sent.
-        """
-        new, self._unshipped = self._unshipped, []
-        self._started = True
-        if new:
-            names = [(one.name, one.owner, tuple(one.hooks)) for one in new]
-            self.shipped.append(("callbacks", ship_callbacks([one.callback for one in new]), names))
-
-    def hold(self, descriptor: int) -> None:
-        """Have the children hold a descriptor open, until they end. The training thread."""
-        self.let_go()
-        self.held = os.dup(descriptor)
-        self.hold_number += 1
-
-    def let_go(self) -> None:
-        """Children that start from now on need not hold it. The training thread."""
-        held, self.held = self.held, None
-        if held is not None:
-            os.close(held)
-
-    def keep_while_referred_to(self, handle: Any) -> None:
-        """The child keeps what a call has returned while somebody here may refer to it."""
-        number: int = handle.number
-        handles, dropped = self._handles, self.dropped
-
-        def gone(_: object) -> None:
-            handles.pop(number, None)
-            dropped.append(number)
-
-        handles[number] = weakref.ref(handle, gone)
-
-    def stateful(self, job: Job) -> bool:
-        return job.task.owner.name in self._stateful
-
-    def command(self) -> list[str]:
-        import subprocess
-
-        flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        start = f"import sys; sys.path[:] = {_paths()!r}; from async_trainer.process.child import main; main()"
-        return [sys.executable, *flags, "-c", start, f"lane={self.lane.name}"]
-
-    def environment(self) -> dict[str, str]:
-        """One torch thread, unless somebody asks for more: the cores are the training's. And no windows."""
-        ours = {**os.environ}
-        if ours.get("MPLBACKEND", "module://").startswith("module://"):  # a notebook's
-            ours["MPLBACKEND"] = "Agg"
-        return {"OMP_NUM_THREADS": "1", **ours}
-
-    def session(self) -> HomeSession:
-        return HomeSession(self, self.lane)
 
 
 def _warning_filters() -> list[bytes]:
@@ -142,12 +40,6 @@ def _warning_filters() -> list[bytes]:
         except Exception:  # of a class that can't be sent at all
             continue
     return pickled
-
-
-def _has_state(callback: Any) -> bool:
-    from async_trainer.callback import Callback
-
-    return getattr(type(callback), "state_dict", None) is not Callback.state_dict
 
 
 class HomeSession:
@@ -177,7 +69,7 @@ class HomeSession:
             if isinstance(one, logging.Logger) and one.level
         }
         about = {
-            "path": _paths(), "argv": list(sys.argv),
+            "path": import_paths(), "argv": list(sys.argv),
             "warnings": _warning_filters(), "lane": self._lane.name, "level": root.level,
             "levels": levels, "deadline": self._pool.shutdown_timeout, "async": self._is_async,
         }  # fmt: skip
@@ -403,16 +295,6 @@ class HomeSession:
             if segment is not None and count:
                 self._segments.let_go(segment, count)
         self._used.clear()
-
-
-def _paths() -> list[str]:
-    return [os.fspath(path) for path in sys.path if isinstance(path, (str, os.PathLike))]
-
-
-def ship_object(proxied: Proxied) -> bytes:
-    """The pickle of a proxied object, or of its factory."""
-    remedy = "let it be made there, with factory=" if proxied.given else "let the factory make what it needs"
-    return ship(proxied.subject, f"proxy({proxied.title})", remedy)
 
 
 def _settled(ending: Any, count: int, attempt: int, result: Any, error: Any) -> Settled:

@@ -10,7 +10,7 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.process import pickling
 from async_trainer.process.pickling import ByValue
 from async_trainer.proxy.unanswered import Unanswered
-from async_trainer.runtime.placement.process import supported
+from async_trainer.runtime.placement.child import supported
 from async_trainer.snapshot.attributes import fields_of, filled_slots
 
 DEPTH = 8  # attributes of attributes of ...

@@ -4,116 +4,31 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from async_trainer.errors import LaneError
 from async_trainer.runtime import attempt as attempts
 from async_trainer.runtime.failures import say
 from async_trainer.runtime.interpreter import switch_interval
 from async_trainer.runtime.job import Job, Mark
-from async_trainer.runtime.lane import PROCESS_BATCH, Ending
-from async_trainer.runtime.listening import tell_passed
-from async_trainer.runtime.placement.on_thread import OnThread
-from async_trainer.runtime.placement.remote import (
-    Began,
-    Covered,
-    Heard,
-    Passed,
-    Remote,
-    Sent,
-    Session,
-    Settled,
-    Spans,
-    Took,
-)  # fmt: skip
-from async_trainer.runtime.wire import Wire
-
-if TYPE_CHECKING:
-    from async_trainer.runtime.lane import Lane
-    from async_trainer.runtime.pool import Pool
+from async_trainer.runtime.lane import PROCESS_BATCH
+from async_trainer.runtime.placement.child import GRACE, LEAVE, Child
+from async_trainer.runtime.placement.hearing import Hearing
+from async_trainer.runtime.placement.remote import Sent
 
 clock = time.perf_counter
 
 DEATHS = 3  # with nothing delivered in between: then the lane is given up
 AHEAD = PROCESS_BATCH  # jobs that a child may still have when it is given more: it need not wait for them
 REST = 16 * PROCESS_BATCH  # jobs after which it is waited for: what a lane holds in hand must not grow for ever
-GRACE = 0.2  # s: for the hook under way, once its lane was abandoned
 LOOK = 1.0  # s: whether the child is still there
-LEAVE = 2.0  # s: for a child to end that has handled everything; then it is left to itself
 RESPAWN = 0.1  # s: before another child, doubled each time
-START = 60.0  # s: for a child to start, on a busy machine, before its lane counts as stalled
-SIGNALS = {
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-}
 
 
-class Child:
-    """One child process, and the connection to it. It ends by itself when the connection does."""
-
-    def __init__(self, remote: Remote, session: Session) -> None:
-        ours, theirs = socket.socketpair()
-        # Until it ignores them: Ctrl-C in a terminal is for the training, which waits for its lanes.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            self.process = subprocess.Popen(
-                [*remote.command(), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env=remote.environment(),
-                stdin=subprocess.DEVNULL,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
-        self.session = session
-        self.wire = Wire(ours)
-        self.ready = False
-        self.gone = False
-        self.reader: threading.Thread | None = None
-
-    def send(self, frames: Sequence[tuple[bytes, Sequence[int]]]) -> None:
-        """Send ``frames``. Where it has died meanwhile, its reader will tell."""
-        try:
-            for frame, descriptors in frames:
-                self.wire.send(frame, descriptors)
-        except (BrokenPipeError, ConnectionError):
-            pass
-        except OSError as error:  # it may have half a frame, and would wait for the rest
-            say(logging.ERROR, "what a process is to get can't be sent: %s", error)
-            self.kill()
-
-    def kill(self) -> None:
-        """End it, whatever it does."""
-        self.process.kill()
-
-    def reap(self, timeout: float) -> str:
-        """Wait for its end, and let go of the connection. Returns how it ended."""
-        try:
-            code = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = 0
-        if self.reader is not None:
-            self.reader.join(LEAVE if code == 0 else GRACE)
-        self.wire.close()  # a process that a hook has forked may have it open still
-        if self.reader is not None:
-            self.reader.join(LEAVE)
-        self.session.close()
-        if code >= 0:
-            return f"exit code {code}"
-        try:
-            return signal.Signals(-code).name
-        except ValueError:
-            return f"signal {-code}"
-
-
-class ProcessWorker(OnThread):
+class ProcessWorker(Hearing):
     """Hands the jobs of a lane to a child, which runs their hooks, and replaces the child when it dies.
 
     Two threads: one takes jobs and sends them, one hears how they ended. The first goes on while the child still has
@@ -122,27 +37,6 @@ class ProcessWorker(OnThread):
     A child's hooks may have state. What was handled since the child last sent it is kept, with its memory: a new child
     begins with that state, and is given all that came after once more.
     """
-
-    def __init__(self, lane: Lane, pool: Pool) -> None:
-        super().__init__(lane, pool)
-        assert lane.remote is not None
-        self._remote: Remote = lane.remote
-        self._child: Child | None = None
-        self._state: bytes | None = None  # as the last child to send one has pickled it
-        self._flight: deque[Sent] = deque()  # what the child has, in order
-        self._in_a_row = 0  # jobs handed over since it had none
-        self._again: deque[Sent] = deque()  # what an earlier child was given, and this one is to get, one by one
-        self._uncovered: deque[Sent] = deque()  # handled, but in no state that is here
-        self._uncovered_bytes = 0
-        self._asked = False  # for a state
-        self._beyond = 0  # handled, in no state, and let go of: lost if the child dies before its next state
-        self._mark: Mark | None = None  # being visited
-        self._mark_sent = False
-        self._timed: tuple[Sent, float] | None = None  # the hook under way, and when it overruns its timeout, in s
-        self._overran: Sent | None = None
-        self._deaths = 0
-        self._given_up = False
-        self._spans: dict[tuple[int, str], tuple[float, float]] = {}  # by event and callback: when its hook ran, in s
 
     # ------------------------------------------------------------------------------------------- called by the pool
 
@@ -220,11 +114,6 @@ class ProcessWorker(OnThread):
             self._pass(None, None)
             return
         self._wait(lambda: self._mark is not None)
-
-    @property
-    def _patience(self) -> float:
-        ready = self._child is None or self._child.ready
-        return self._pool.stall_timeout if ready else max(START, self._pool.stall_timeout)
 
     def _send_jobs(self, sent: Sequence[Sent]) -> None:
         child = self._child
@@ -405,114 +294,3 @@ class ProcessWorker(OnThread):
         child.wire.hang_up()
         child.reap(LEAVE)
         self._let_go_of_covered(len(self._uncovered))
-
-    # ------------------------------------------------------------------------------------------- the thread that hears
-
-    def _listen(self, child: Child) -> None:
-        from async_trainer.runtime.pool import current_lane
-
-        current_lane.set(self._lane)
-        try:
-            while (received := child.wire.receive()) is not None:
-                for message in child.session.unpack(received[0]):
-                    self._hear(message)
-                self._pool.tell()
-                self.ring()
-        except Exception:
-            logging.getLogger("async_trainer").exception("lane %s: its process can't be understood", self._lane.name)
-            child.kill()
-        child.gone = True
-        self.ring()
-
-    def _hear(self, message: Heard) -> None:
-        if isinstance(message, Settled):
-            for _ in range(message.count):
-                self._settle(message)
-            if self._flight:
-                attempts.begin(self._pool, self._lane, self._pool.stall_timeout)
-        elif isinstance(message, Began):
-            self._began(message)
-        elif isinstance(message, Spans):
-            self._spans.update({(seq, callback): (began, ended) for seq, callback, began, ended in message.spans})
-        elif isinstance(message, Took):
-            self._lane.burden.add(clock(), message.wall, message.cpu, beside_loop=False)
-        elif isinstance(message, Covered):
-            asked, self._asked = self._asked, False
-            if message.state is not None:
-                self._state, self._beyond = message.state, 0
-                if self._uncovered:
-                    self._deaths = 0
-            elif asked:  # there is no room to keep them any longer
-                self._beyond += len(self._uncovered)
-            else:
-                return
-            self._let_go_of_covered(len(self._uncovered))
-        elif isinstance(message, Passed):
-            self._pass(message.states, message.error)
-        elif self._child is not None:
-            self._child.ready = True
-            attempts.begin(self._pool, self._lane, self._patience)
-
-    def _began(self, message: Began) -> None:
-        if self._flight:
-            if message.patience is None:
-                self._timed = None
-                return
-            self._flight[0].attempt = message.attempt
-            self._timed = self._flight[0], clock() + message.patience
-
-    def _settle(self, how: Settled) -> None:
-        pool, lane = self._pool, self._lane
-        sent = self._flight[0]
-        self._timed = None
-        span = self._spans.pop((sent.job.seq, sent.job.task.owner.name), None) if self._spans else None
-        if not sent.handled:
-            self._deaths = 0
-            job, attempt = sent.job, sent.attempts + how.attempt
-            if how.ending is Ending.DELIVERED:
-                attempts.succeed(pool, lane, job, how.result, span)
-            elif how.ending is Ending.DROPPED:
-                attempts.drop(pool, lane, job)
-            else:
-                attempts.fail(pool, lane, job, attempt, how.error or LaneError("it failed"), span)
-        sent.handled = True
-        if self._remote.stateful(sent.job):
-            self._uncovered.append(sent)
-            lease = sent.job.payload.lease
-            self._uncovered_bytes += lease.nbytes if lease is not None else 0
-            self._flight.popleft()  # last: the sending thread goes on when there is none
-            child = self._child
-            pressed = self._uncovered_bytes > pool.max_bytes // 4 and not self._asked
-            if child is not None and (pressed or sent.redelivered):  # what killed one child may kill the next
-                self._asked = self._asked or pressed
-                child.send([(child.session.cover(), ())])
-        else:
-            self._release(sent)
-            self._flight.popleft()
-
-    def _let_go_of_covered(self, count: int) -> None:
-        for _ in range(count):
-            self._release(self._uncovered.popleft())
-        self._uncovered_bytes = 0
-
-    def _release(self, sent: Sent) -> None:
-        if sent.held:
-            sent.held = False
-            self._pool.settled(sent.job)
-
-    def _pass(self, states: Any, error: BaseException | None) -> None:
-        mark, self._mark = self._mark, None
-        if mark is not None:
-            if self._pool.listeners:
-                tell_passed(self._pool, self._lane, self._lane.started)
-            mark.passed(states, error)
-            self._lane.passed()
-            self._pool.tell()
-
-
-def supported() -> bool:
-    """Whether this system has what it takes: descriptors that can be sent, signals that can be blocked."""
-    return hasattr(socket, "send_fds") and hasattr(signal, "pthread_sigmask") and sys.platform != "win32"
-
-
-__all__ = ["Job", "ProcessWorker", "supported"]
