@@ -17,7 +17,7 @@ class Sealed:
 
         WORKER thread (synchronous mode: the training thread); many times, also from several threads at once.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # not an ABC: asking for its instances is on the way of each event
 
     def forget(self) -> None:
         """Let go of all parts: nobody will open it any more."""

@@ -39,7 +39,8 @@ class Metric(ABC):
         """Look at a batch of ``size`` samples; the values of its samples, shape (size,), if it has such."""
 
     def count(self, values: np.ndarray[Any, Any]) -> None:
-        """Count the values of samples in, once they have come from the device."""
+        """Count the values of samples in, once they have come from the device: where :meth:`update` returns
+        such, and only there."""
         raise NotImplementedError
 
     @abstractmethod

@@ -16,7 +16,7 @@ from async_trainer.events import Event
 from async_trainer.files.weights import load_weights, save_weights
 from async_trainer.handler import CallbacksHandler
 from async_trainer.suggest import refuse_unknown_options
-from async_trainer.train import loop
+from async_trainer.train import evaluations, loop
 from async_trainer.train.arguments import (
     as_computational,
     as_maps,
@@ -25,18 +25,17 @@ from async_trainer.train.arguments import (
     check_hooks,
     check_idle,
     check_initialized,
-    check_loader,
     check_model,
     check_open,
     check_optimizers,
     check_split,
 )
-from async_trainer.train.config import ComputationalConfig, OptimizationConfig, kept_random
+from async_trainer.train.config import ComputationalConfig, OptimizationConfig
 from async_trainer.train.lock import locked, refuse_running
 from async_trainer.train.maps import Maps, SplitMaps
 from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Model, load_whole_state, whole_state
-from async_trainer.train.records import describe, recorded, recorded_computational, save_results
+from async_trainer.train.records import describe, recorded
 from async_trainer.train.resumable import Resumable
 from async_trainer.train.resume import resume
 from async_trainer.train.run import Run, TrainingRun
@@ -355,41 +354,7 @@ class Trainer:
             ConfigurationError: there is no such split, checkpoint, metric or data.
             LaneError, BaseException: as for :meth:`train`.
         """
-        check_open(self.callbacks)
-        check_idle(self.callbacks)
-        folder = self.maps.split(split_idx)
-        computational = recorded_computational(folder)
-        run_metrics = self.metrics.subset(metrics)
-        own = dataloader is None
-        if dataloader is None:
-            dataloader = self._validation_data(split_idx)
-        check_loader(dataloader)
-        names = folder.checkpoint_names if model_checkpoint is None else (model_checkpoint,)
-        if not names:
-            raise ConfigurationError(f"split {split_idx}: there is no checkpoint to validate in {folder.checkpoints}")
-        paths = {name: folder.checkpoint(name) for name in names}
-        rows = []
-        for name, path in paths.items():
-            self.state.called, self.state.split_idx = "validate", split_idx
-            run = self._evaluation(computational, run_metrics)
-            with kept_random(), computational.applied(), self._guarded(run):
-                self._load(path, name)
-                self._to_device(computational)
-                loop.begin_validation(run, dataloader)
-                run.call(
-                    Event.VALIDATE_START,
-                    dataloader=dataloader,
-                    model_checkpoint=name,
-                    metrics=run.metrics,
-                    callbacks=self.callbacks,
-                    computational=computational,
-                )
-                loop.evaluate(run, dataloader)
-                save_results(run.metrics, folder.validation(name), same_data=own)
-                run.call(Event.VALIDATE_END, metrics=run.metrics)
-            rows.append(run_metrics.df.iloc[[-1]].assign(model_checkpoint=name))
-        frame = pd.concat(rows, ignore_index=True)
-        return frame[["model_checkpoint", *frame.columns.drop("model_checkpoint")]]
+        return evaluations.validate(self, split_idx, metrics, dataloader, model_checkpoint)
 
     def test(
         self,
@@ -416,51 +381,7 @@ class Trainer:
             ConfigurationError: there is no such checkpoint, metric or data.
             LaneError, BaseException: as for :meth:`train`.
         """
-        check_open(self.callbacks)
-        check_idle(self.callbacks)
-        path = self.maps.checkpoint(model_checkpoint)
-        results = self.maps.test(group_name, model_checkpoint)
-        computational = as_computational(computational)
-        run_metrics = self.metrics.subset(metrics)
-        dataloader = self._groups.get(group_name) if dataloader is None else dataloader
-        if dataloader is None:
-            raise ConfigurationError(
-                f"dataloader: this trainer has not been given the data of the group {group_name!r}; give "
-                "test(..., dataloader=...)"
-            )
-        check_loader(dataloader)
-        own = self._groups.get(group_name) is dataloader
-        self._groups[group_name] = dataloader
-        self.state.called, self.state.split_idx = "test", None
-        run = self._evaluation(computational, run_metrics)
-        with kept_random(), computational.applied(), self._guarded(run):
-            self._load(path, model_checkpoint)
-            self._to_device(computational)
-            loop.begin_test(run, dataloader)
-            run.call(
-                Event.TEST_START,
-                dataloader=dataloader,
-                model_checkpoint=model_checkpoint,
-                metrics=run.metrics,
-                group_name=group_name,
-                callbacks=self.callbacks,
-                computational=computational,
-            )
-            loop.evaluate(run, dataloader)
-            save_results(run.metrics, results, same_data=own)
-            run.call(Event.TEST_END, metrics=run.metrics)
-        return run_metrics.df
-
-    def _evaluation(self, computational: ComputationalConfig, metrics: MetricsHandler) -> Run:
-        call_event, fence = self.callbacks.call_event, self.callbacks.fence
-        return Run(self.model, self.maps, self.state, call_event, fence, computational, metrics)
-
-    def _validation_data(self, split_idx: int) -> Iterable[Any]:
-        split = self._splits.get(split_idx)
-        if split is None or split.val_loader is None:
-            why = "has no validation data" if split is not None else "was not trained by this trainer object"
-            raise ConfigurationError(f"dataloader: split {split_idx} {why}; give validate(..., dataloader=...)")
-        return split.val_loader
+        return evaluations.test(self, model_checkpoint, group_name, metrics, dataloader, computational)
 
     # -------------------------------------------------------------------------------------------------------- helpers
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 
-class Peer:
+class Peer(ABC):
     """One way to log, or to save weights, in the background; in a process of its own, for one trial.
 
     Attributes:
@@ -28,9 +29,9 @@ class Peer:
     def open(self) -> None:
         """Before the first call."""
 
+    @abstractmethod
     def log(self, step: int, value: Any) -> None:
         """The call that is measured. ``value``: a number, or a 0-d tensor."""
-        raise NotImplementedError
 
     def before_change(self) -> None:
         """What the peer asks of a loop before it changes values in place."""
@@ -38,14 +39,14 @@ class Peer:
     def close(self) -> None:
         """What the peer's own documentation says to do at the end."""
 
+    @abstractmethod
     def hang(self) -> None:
         """From now on what it writes to doesn't answer."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def read(folder: Path) -> list[tuple[int, float]]:
         """What was delivered: steps and values, in the order of their delivery."""
-        raise NotImplementedError
 
 
 class Sink:

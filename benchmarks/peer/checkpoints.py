@@ -27,9 +27,6 @@ class Saves(Peer):
         self.go = threading.Event()
         self.go.set()
 
-    def log(self, step: int, value: Any) -> None:
-        raise NotImplementedError
-
     def prepare(self, value: Any) -> None:
         """Not measured: the weights as they are at the call."""
         self.before_change()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from async_trainer.gate import Gate
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from async_trainer.runtime.pool import Pool
 
 
-class OnThread:
+class OnThread(ABC):
     """A lane's thread, which runs :meth:`_run`."""
 
     def __init__(self, lane: Lane, pool: Pool) -> None:
@@ -48,5 +49,6 @@ class OnThread:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
+    @abstractmethod
     def _run(self) -> None:
-        raise NotImplementedError
+        """Take jobs, until there are no more."""
