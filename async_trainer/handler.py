@@ -1,4 +1,8 @@
-"""CallbacksHandler: fires events. Inline hooks run at once; background hooks get a snapshot, on their lanes."""
+"""CallbacksHandler: fires events. Inline hooks run at once; background hooks get a snapshot, on their lanes.
+
+Longer than other files: half of it is the documentation of the public interface, and the rest, but for the way of an
+event, hands on to where it is done.
+"""
 
 from __future__ import annotations
 
@@ -267,7 +271,8 @@ class CallbacksHandler:
             exits.goes_on(self._pool)
             self._provide(arguments)
             refuse_holders(self._attached.values(), arguments.values())
-            if self._restored and route.event == Event.TRAIN_START:
+            resume = self._routes[Event.RESUME]
+            if self._restored and route.event == Event.TRAIN_START and resume is not None and resume.heard:
                 logger.warning("on_train_start after restore(): logs begin anew; on_resume is for a run that goes on")
             self._restored = False
             if route.event in TRAINING_RUNS:

@@ -248,4 +248,9 @@ class Route:
     @property
     def wanted(self) -> bool:
         """Whether the handler has anything to do at this event."""
-        return bool(self.inline or self.tasks or self.boundary)
+        return self.heard or self.boundary
+
+    @property
+    def heard(self) -> bool:
+        """Whether a callback has a hook for this event."""
+        return bool(self.inline or self.tasks)

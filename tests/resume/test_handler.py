@@ -339,14 +339,24 @@ def test_another_kind_of_optimizer_is_refused_before_anything_is_restored(
         assert torch.equal(model.weight, before)
 
 
-def test_a_start_after_restore_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with CallbacksHandler() as handler:
+class Resumed:
+    def on_resume(self) -> None: ...
+
+
+@pytest.mark.parametrize("callbacks", [[], [Resumed()]])
+def test_a_start_after_restore_is_warned_of_once(
+    callbacks: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with CallbacksHandler(callbacks) as handler:
         handler.checkpoint(tmp_path, step=1).wait()
-        for event, warned in [("on_resume", 0), ("on_train_start", 1), ("on_train_start", 1)]:
-            if event == "on_resume" or not warned or "begin anew" not in caplog.text:
-                handler.restore(tmp_path)
-            handler.call_event(event)
-            assert caplog.text.count("logs begin anew") == warned
+        handler.restore(tmp_path)
+        handler.call_event("on_resume")
+        handler.call_event("on_train_start")  # of the next training
+        assert "logs begin anew" not in caplog.text
+        handler.restore(tmp_path)
+        handler.call_event("on_train_start")
+        handler.call_event("on_train_start")
+        assert caplog.text.count("logs begin anew") == len(callbacks)
 
 
 def test_waiting_for_one_that_was_skipped_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
