@@ -27,6 +27,7 @@ def _no_warnings() -> Iterator[None]:
     """Torch warns of a scheduler that is stepped before its optimizer: that is an error here."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The epoch parameter")  # SequentialLR of torch 2.6 gives it to its schedulers
         yield
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from async_trainer import keep
 from async_trainer.errors import ElsewhereError, StandInError
+from async_trainer.snapshot.frames import copies_on_write
 from async_trainer.train.state import FrozenTrainerState
 from tests.kinds import KINDS
 from tests.nets import NETS, seeded
@@ -51,6 +52,8 @@ def is_shared(value: Any) -> bool:
 
 
 def everything_big_is_shared(value: dict[str, Any]) -> None:
+    if not copies_on_write():  # pandas 2: each hook gets a deep copy
+        value.pop("frame")
     for name, one in value.items():
         assert is_shared(one if isinstance(one, (torch.Tensor, np.ndarray)) else one.to_numpy()), name
 

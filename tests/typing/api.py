@@ -12,6 +12,7 @@ from typing import Any, ClassVar, assert_type
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch.amp.grad_scaler import GradScaler  # torch 2.6 doesn't say that torch.amp has it
 
 import async_trainer
 from async_trainer import (
@@ -310,12 +311,10 @@ class Autoencoder(Model):
         code = self.encoder(batch["image"])
         return {"error": (self.decoder(code) - batch["image"]).square().mean(), "size": code.abs().mean()}
 
-    def backward_step(self, loss: Any, grad_scaler: torch.amp.GradScaler) -> None:
+    def backward_step(self, loss: Any, grad_scaler: GradScaler) -> None:
         super().backward_step(loss, grad_scaler)
 
-    def optimization_step(
-        self, optimizers: dict[str, torch.optim.Optimizer], grad_scaler: torch.amp.GradScaler
-    ) -> None:
+    def optimization_step(self, optimizers: dict[str, torch.optim.Optimizer], grad_scaler: GradScaler) -> None:
         for optimizer in optimizers.values():
             grad_scaler.step(optimizer)
 
