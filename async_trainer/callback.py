@@ -235,9 +235,10 @@ def label(callback: Any) -> str:
 
 
 def snake_case(name: str) -> str:
-    """``LossCurve`` -> ``loss_curve``, ``MLflowLog`` -> ``mlflow_log``, ``CSVLog`` -> ``csv_log``; a last capital is no
-    word: ``WandB`` -> ``wandb``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z](?!$))|(?<=[A-Z][A-Z])(?=[A-Z][a-z])", "_", name.strip("_")).lower()
+    """``LossCurve`` -> ``loss_curve``, ``MLflowLog`` -> ``mlflow_log``, ``CSVLog`` -> ``csv_log``, ``InAProcess`` ->
+    ``in_a_process``; a last capital is no word: ``WandB`` -> ``wandb``."""
+    word = r"(?<=[a-z0-9])(?=[A-Z](?!$))|(?<=[A-Z][A-Z])(?=[A-Z][a-z])|(?<=[a-z0-9]A)(?=[A-Z][a-z])"
+    return re.sub(word, "_", name.strip("_")).lower()
 
 
 def _check_option(where: str, option: str, value: Any) -> None:

@@ -372,6 +372,14 @@ class CallbacksHandler:
         self._attached = MappingProxyType({})
         self._pool.after_fork()
 
+    def _refuse_in_fork(self, what: str) -> None:
+        """What would write over the files of the parent, without its callbacks' states."""
+        if self._forked:
+            raise ConfigurationError(
+                f"{what}() in a forked child: this handler is its parent's, and runs nothing here; call {what}() where "
+                "the training is, or make a handler of this process's own"
+            )
+
     # ------------------------------------------------------------------------------------------ waiting, and the end
 
     @overload
@@ -539,11 +547,12 @@ class CallbacksHandler:
             wait for the one before.
 
         Raises:
-            ConfigurationError: an object has no state.
+            ConfigurationError: an object has no state; or this is a forked child.
         """
         from async_trainer.resume import cut
         from async_trainer.resume.objects import check_objects
 
+        self._refuse_in_fork("checkpoint")
         values = {name: value for name, value in objects.items() if value is None or type(value) in PLAIN_VALUES}
         stateful = {name: value for name, value in objects.items() if name not in values}
         check_objects(stateful)
@@ -573,11 +582,12 @@ class CallbacksHandler:
             The plain values that the checkpoint was given, by name.
 
         Raises:
-            ConfigurationError: there is none that is whole; or an object is not in it, or of another kind. Nothing is
-                changed where that can be known before.
+            ConfigurationError: there is none that is whole; or an object is not in it, or of another kind; or this is a
+                forked child. Nothing is changed where that can be known before.
         """
         from async_trainer.resume import cut
 
+        self._refuse_in_fork("restore")
         values = cut.restore(self, Path(path), objects)
         self._restored = True
         return values
@@ -612,9 +622,10 @@ class CallbacksHandler:
             step: the event that ends a step of the loop.
 
         Raises:
-            ConfigurationError: there is no such event; the handler is closed.
+            ConfigurationError: there is no such event; the handler is closed; or this is a forked child.
             OSError: the folder can't be written to.
         """
+        self._refuse_in_fork("publish")
         if step not in self._events:
             raise ConfigurationError(f"publish: there is no event {step!r}{suggestion(step, self._events)}")
         if self.closed:

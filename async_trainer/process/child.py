@@ -64,6 +64,7 @@ class Child(Answers):
         self._state_coming = False
         self._stateful = False
         self._state_failed = False
+        self._reading = ""  # the callback whose state is being taken
         self._state_seconds = 0.0  # that the last one took
         self.is_async = False
         self.pool: Any = None
@@ -316,6 +317,7 @@ class Child(Answers):
         for name, one in self._attached.items():
             state_dict = getattr(one.callback, "state_dict", None)
             if callable(state_dict):
+                self._reading = name
                 states[name] = state_dict()
         self._covered_by(Packer().pack(states)[0])
 
@@ -359,7 +361,10 @@ class Child(Answers):
                     self._send_state()
                 except Exception as error:
                     if not self._state_failed:
-                        logging.getLogger("async_trainer").error("a state could not be taken: %s", told(error))
+                        logging.getLogger("async_trainer").error(
+                            "%s.state_dict() failed: should its process die, another goes on from the state before: %s",
+                            self._reading, told(error),
+                        )  # fmt: skip
                     self._state_failed = True
                     self._covered_at = clock()  # another try comes later
                     self.say(("covered", None))

@@ -34,6 +34,7 @@ def remade(
         same = False
     if not same:
         made = LaneError(said)
+        made.__dict__["_class_elsewhere"] = said.partition(":")[0]
     made.__cause__ = cause or ElsewhereError(text)
     made.__dict__["_told_elsewhere"] = text
     return made
@@ -64,4 +65,6 @@ def unpack_error(said: str, text: str, pickled: bytes | None) -> BaseException:
             return error
         except Exception:  # its class can't be imported here
             pass
-    return remade(LaneError, (said,), {}, f"LaneError: {said}", text, None)
+    unknown = remade(LaneError, (said,), {}, f"LaneError: {said}", text, None)
+    unknown.__dict__["_class_elsewhere"] = said.partition(":")[0]
+    return unknown

@@ -23,7 +23,7 @@ class Failures:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # re-entrant: a signal handler may close the handler while its thread holds it
-        self._kinds: dict[tuple[str, str, type[BaseException]], Failure] = {}
+        self._kinds: dict[tuple[str, str, str], Failure] = {}
         self.to_raise: deque[LaneError] = deque()  # at the next event
         self._at_end: list[Failure] = []
 
@@ -37,7 +37,7 @@ class Failures:
         text = told(error)
         forget_frames(error)
         failure = Failure(owner.name, task.name, job.seq, attempt, task.where(job.payload), error, text)
-        kind = (owner.name, task.name, type(error))
+        kind = (owner.name, task.name, _class_of(error))
         with self._lock:
             first = self._kinds.get(kind)
             count = first.count + 1 if first else 1
@@ -92,6 +92,13 @@ class Failures:
         error = LaneError("\n".join(map(str, failures)))
         error.__cause__ = failures[0].error
         return error
+
+
+def _class_of(error: BaseException) -> str:
+    """The name of its class: what comes from another process may be of a class that is made anew each time, or that
+    can't be made here."""
+    elsewhere = vars(error).get("_class_elsewhere") if hasattr(error, "__dict__") else None
+    return elsewhere if isinstance(elsewhere, str) else type(error).__name__
 
 
 def told(error: BaseException) -> str:

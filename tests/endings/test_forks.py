@@ -9,6 +9,35 @@ import pytest
 from tests.endings.child import numbers, run
 
 
+def test_a_forked_child_does_not_write_over_what_its_parent_has_written(tmp_path: Path) -> None:
+    ended = run(
+        tmp_path,
+        """
+        import faulthandler
+        from async_trainer.errors import ConfigurationError
+        handler = CallbacksHandler([Rows()])
+        handler.publish("run")
+        handler.call_event("on_batch_end", step=0)
+        handler.checkpoint("resume", step=1).wait()
+        pid = os.fork()
+        if pid == 0:
+            faulthandler.dump_traceback_later(5, exit=True)
+            refused = 0
+            for call in (handler.publish, handler.checkpoint, handler.restore):
+                try:
+                    call("run" if call == handler.publish else "resume")
+                except ConfigurationError as error:
+                    refused += "in a forked child" in str(error)
+            os._exit(refused)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        bundles = [name for name in os.listdir("resume") if name != "latest"]
+        handler.close()
+        tell(f"{status} {bundles}")
+        """,
+    ).check()
+    assert ended.out == "3 ['bundle-000001']\n", ended.err
+
+
 @pytest.mark.parametrize("how", ["sys.exit(4)", "os._exit(4)", "raise ValueError('the child')", "pass"])
 def test_a_forked_child_runs_no_hook_and_ends_as_it_likes(tmp_path: Path, how: str) -> None:
     ended = run(

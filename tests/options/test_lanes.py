@@ -31,7 +31,16 @@ def test_names_are_the_class_name_in_snake_case_with_a_number_where_it_is_taken(
 
 @pytest.mark.parametrize(
     ("of_class", "name"),
-    [("WandB", "wandb"), ("MLflow", "mlflow"), ("TensorBoard", "tensor_board"), ("CSVLog", "csv_log"), ("B", "b")],
+    [
+        ("WandB", "wandb"),
+        ("MLflow", "mlflow"),
+        ("TensorBoard", "tensor_board"),
+        ("CSVLog", "csv_log"),
+        ("B", "b"),
+        ("OnlyInAProcess", "only_in_a_process"),
+        ("ToMLflow", "to_mlflow"),
+        ("LogAUC", "log_auc"),
+    ],
 )
 def test_a_word_of_a_name_is_more_than_a_last_capital(of_class: str, name: str) -> None:
     assert snake_case(of_class) == name

@@ -39,13 +39,41 @@ def test_a_state_that_fails_for_a_while_loses_nothing(tmp_path: Path, caplog: py
         handler.flush()
         (tmp_path / "broken").touch()
         handler.call_event("on_batch_end", n=2)
-        until(lambda: "a state could not be taken" in caplog.text)
+        until(lambda: "rows.state_dict() failed: should its process die" in caplog.text)
         kill(child_of(handler, "rows"))
         until(lambda: handler.stats().lanes["rows"].restarts == 1)
         (tmp_path / "broken").unlink()
         handler.call_event("on_batch_end", n=3)
     assert rows.rows == written(tmp_path / "rows") == [1, 2, 3]
     assert handler.close().ok
+
+
+class Fussy(Callback):
+    """Fails with errors of classes that the parent has not, or can't make again."""
+
+    def on_batch_end(self, *, n: int) -> None:
+        here = os.getpid()
+
+        class Late(Exception): ...
+
+        class Wrong(Exception):
+            def __new__(cls, *args: Any) -> Any:
+                if os.getpid() != here:
+                    raise TypeError("of another process")
+                return super().__new__(cls, *args)
+
+        class Lost(Wrong): ...
+
+        raise (Late, Wrong, Lost)[n % 3]("no")
+
+
+def test_failures_are_counted_by_their_classes_in_the_child() -> None:
+    with CallbacksHandler([background(Fussy(), placement="process")]) as handler:
+        for n in range(6):
+            handler.call_event("on_batch_end", n=n)
+    assert [(one.count, one.what) for one in handler.close().errors] == [
+        (2, "Late: no"), (2, "LaneError: Wrong: no"), (2, "LaneError: Lost: no"),
+    ]  # fmt: skip
 
 
 def test_a_state_that_always_fails_does_not_hold_the_budget(tmp_path: Path) -> None:
