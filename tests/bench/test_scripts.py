@@ -53,6 +53,28 @@ def test_what_a_timeline_costs_is_told_beside_what_a_run_costs_without(monkeypat
         assert 0 < own < everything
 
 
+def test_the_steps_beside_a_sink_are_told_with_what_it_has_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_sink = load("slow_sink")
+    monkeypatch.setattr(slow_sink, "COUNT", 5)
+    logged: list[tuple[int, float]] = []
+    for way, count in (("alone", 0), ("inline", 5), ("in the background", 5)):
+        logged.clear()
+        times, behind = slow_sink.run(way, lambda: None, lambda *values: logged.append(values))
+        assert (len(times), behind > 0) == (4, True)
+        assert logged == [(step, 0.0) for step in range(count)]
+
+    def refuses(step: int, loss: float) -> None:
+        raise OSError("refused")
+
+    with pytest.raises(AssertionError, match="0 of 5 were logged"):
+        slow_sink.run("in the background", lambda: None, refuses)
+    fixed = {"alone": ([0.02] * 4, 0.0), "inline": ([0.03] * 4, 0.0), "in the background": ([0.021] * 4, 0.05)}
+    monkeypatch.setattr(slow_sink, "run", lambda way, step, log: fixed[way])
+    rows = slow_sink.measure("a sink", lambda: None, lambda *_: None, rounds=3)
+    assert [round(row.ratio, 3) if row.ratio else None for row in rows] == [None, 1.5, 1.05]
+    assert rows[-1].note == "50 ms behind at the end"
+
+
 @pytest.mark.slow
 def test_a_trial_tells_snapshots_from_live_values(tmp_path: Path) -> None:
     right = {}

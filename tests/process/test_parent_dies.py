@@ -38,7 +38,7 @@ while True:
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(5, marks=pytest.mark.slow), pytest.param(50, marks=[pytest.mark.slow, pytest.mark.soak])]
+    "kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(50, marks=[pytest.mark.slow, pytest.mark.soak])]
 )
 @pytest.mark.parametrize("size", ["small", "big"])
 def test_killed_at_random_moments_its_child_ends_after_what_it_was_sent(tmp_path: Path, kills: int, size: str) -> None:
