@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,3 +55,15 @@ class ElsewhereError(Exception):
 
 class EventLostError(AsyncTrainerError):
     """What a proxied call's handle raises when the call was dropped or lost."""
+
+
+def what_ended(error: BaseException) -> str:
+    """What has ended a run that ``error`` has left: ``"ValueError"``, ``"SIGTERM (status 143)"``."""
+    if not isinstance(error, SystemExit):
+        return type(error).__name__
+    status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    try:
+        what = signal.Signals(status - 128).name  # as shells have it
+    except ValueError:
+        what = "SystemExit"
+    return f"{what} (status {status})"

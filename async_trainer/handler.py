@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 from async_trainer.attach import Attached, attach_all
 from async_trainer.callback import Background, BackgroundOptions, Inline, flatten
 from async_trainer.emit import Targets, take_chosen, take_values
-from async_trainer.errors import ConfigurationError
+from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
 from async_trainer.explain import Explanation, explain, tell_costs
 from async_trainer.holders import refuse_holders
@@ -717,7 +717,7 @@ class CallbacksHandler:
                     self._checkpoints.settle(timeout)
                 self._report = report
                 for publisher in self._publishers:
-                    publisher.end("finished" if cause is None else f"ended by {type(cause).__name__}")
+                    publisher.end("finished" if cause is None else f"ended by {what_ended(cause)}")
             except (KeyboardInterrupt, SystemExit):  # Ctrl-C again, or a signal handler; close() may be called again
                 logger.warning("closing was interrupted: %s", pool.describe(pool.report()))
                 pool.told = True

@@ -12,7 +12,7 @@ from torch import Tensor
 from async_trainer.callback import Callback
 from async_trainer.callbacks.status_line import StatusLine
 from async_trainer.callbacks.values import metric_values
-from async_trainer.errors import ConfigurationError
+from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
@@ -141,7 +141,7 @@ class Progress(Callback):
         where = self._title
         if not where and state is not None:
             where = f"{_epoch(state)}, batch {state.current_train_batch}"
-        self._end(where, f"interrupted by {type(exception).__name__}")
+        self._end(where, f"interrupted by {what_ended(exception)}" if exception is not None else "interrupted")
 
     # ---------------------------------------------------------------------------------------------------- the text
 

@@ -19,7 +19,7 @@ from async_trainer.callbacks.outbox import SinkError
 from async_trainer.callbacks.secrets import option_secrets, redacted
 from async_trainer.callbacks.undisturbed import undisturbed
 from async_trainer.callbacks.values import metric_values
-from async_trainer.errors import ConfigurationError
+from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
@@ -178,7 +178,10 @@ def describe(
     run = getattr(maps, "path", None)
     epoch, step = getattr(state, "current_epoch", None), getattr(state, "optim_step", None)
     values = {name: value if math.isfinite(value) else str(value) for name, value in metric_values(metrics).items()}
-    failure = None if error is None else f"{type(error).__name__}: {error}".removesuffix(": ")
+    failure = None
+    if error is not None:
+        said = "" if isinstance(error, SystemExit) else f": {error}".removesuffix(": ")
+        failure = what_ended(error) + said
     text = f"The training {'was interrupted' if status == 'interrupted' else 'has ' + status}"
     text += f" in epoch {epoch}" if epoch is not None else ""
     return {

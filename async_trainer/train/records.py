@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 import async_trainer
-from async_trainer.errors import ConfigurationError
+from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.files.atomic import write_json
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
 from async_trainer.train.maps import SplitMaps
@@ -66,7 +66,7 @@ def recorded(
         if state.current_epoch == 0:  # it never began: the split can be trained when the mistake is corrected
             folder.config.unlink()
         else:
-            end(f"ended by {type(error).__name__}")
+            end(f"ended by {what_ended(error)}")
         raise
 
 
@@ -83,7 +83,7 @@ def resumed(folder: SplitMaps, state: TrainerState) -> Iterator[Callable[[], Non
     try:
         yield end
     except BaseException as error:
-        end(f"ended by {type(error).__name__}")
+        end(f"ended by {what_ended(error)}")
         raise
 
 

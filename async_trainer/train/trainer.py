@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from async_trainer.errors import ConfigurationError
+from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.events import Event
 from async_trainer.files.weights import load_weights, save_weights
 from async_trainer.handler import CallbacksHandler
@@ -259,7 +259,7 @@ class Trainer:
         try:
             yield
         except BaseException as error:
-            how = f"ended by {type(error).__name__}"
+            how = f"ended by {what_ended(error)}"
             raise
         finally:
             self.callbacks._unpublish(publisher, how)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from async_trainer.errors import what_ended
 from async_trainer.events import EVALUATION_STARTS, RUN_ENDS, RUN_STARTS, TRAINING_STARTS
 from async_trainer.gate import Gate, uninterrupted
 from async_trainer.runtime.failures import say
@@ -243,4 +244,4 @@ def _end_at_exit(publisher: weakref.ref[Publisher]) -> None:
     one = publisher()
     if one is not None:
         error = getattr(sys, "last_value", None)
-        one.end(f"ended by {type(error).__name__}" if error is not None else "finished")
+        one.end(f"ended by {what_ended(error)}" if error is not None else "finished")

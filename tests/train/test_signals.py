@@ -41,7 +41,7 @@ def test_sigterm_ends_the_training_after_the_batch_with_status_143(tmp_path: Pat
     child.send(signal.SIGTERM)
     ended = child.end().check(143)
     assert ended.rows == ["batch 1", "batch 2", "batch 3", "told of SystemExit(143)"]
-    assert '"status": "ended by SystemExit"' in (tmp_path / "maps" / "split-0" / "split.json").read_text()
+    assert '"status": "ended by SIGTERM (status 143)"' in (tmp_path / "maps" / "split-0" / "split.json").read_text()
 
 
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:

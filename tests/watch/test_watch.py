@@ -73,7 +73,8 @@ ENDS = {
     "finished": "with handler: step()",
     "ended by ValueError": "with handler:\n    step()\n    raise ValueError",
     "ended by KeyboardInterrupt": "with handler:\n    step()\n    raise KeyboardInterrupt",
-    "ended by SystemExit": "with handler:\n    step()\n    sys.exit(3)",
+    "ended by SystemExit (status 3)": "with handler:\n    step()\n    sys.exit(3)",
+    "ended by SIGTERM (status 143)": "with handler:\n    step()\n    sys.exit(143)",
 }
 
 
