@@ -58,7 +58,9 @@ class EventLog(Callback):
         files = self._files
         if files is None:
             if self._state is None:
-                raise RuntimeError(f"{label(self)}: no file is open: on_train_start or on_resume comes first")
+                raise RuntimeError(
+                    f"{label(self)}: no file is open: on_train_start or on_resume comes first, or has failed"
+                )
             files = self._open(self._find(maps, state), self._state)
         if event is not None and event.attempt > 1:
             files.rewind()

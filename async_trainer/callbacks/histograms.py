@@ -80,10 +80,21 @@ class Histograms(EventLog):
             return
         self._begin(maps, state, event)
         assert self._files is not None
+        failed: dict[str, Exception] = {}
         for name, parameter in unwrapped(model).named_parameters():
-            self._write(f"weights/{name}", parameter.detach(), state.optim_step + 1)
-            if self.gradients and parameter.grad is not None:
-                self._write(f"gradients/{name}", parameter.grad, state.optim_step + 1)
+            for tag, tensor in ((f"weights/{name}", parameter.detach()), (f"gradients/{name}", parameter.grad)):
+                if tensor is None or (tensor is parameter.grad and not self.gradients):
+                    continue
+                try:
+                    self._write(tag, tensor, state.optim_step + 1)
+                except OSError:  # the disk: nor will the next be written
+                    raise
+                except Exception as error:  # of a tensor of an odd kind
+                    failed[tag] = error
+        if failed:
+            tag, first = next(iter(failed.items()))
+            more = f"; nor {len(failed) - 1} others" if len(failed) > 1 else ""
+            raise ValueError(f"Histograms: {tag} can't be written ({type(first).__name__}: {first}){more}") from first
 
     def _write(self, tag: str, tensor: Tensor, step: int) -> None:
         from torch.utils.tensorboard.summary import histogram_raw
@@ -95,10 +106,12 @@ class Histograms(EventLog):
             self._files.write_scalars({f"nonfinite/{tag}": float(values.size - finite.size)}, step)
         if finite.size:
             counts, edges = _histogram(finite, self.bins)
+            with np.errstate(over="ignore"):  # then they are infinite
+                total, squares = float(finite.sum()), float(np.square(finite).sum())
             self._files.write(
                 histogram_raw(  # type: ignore[no-untyped-call]
-                    tag, float(finite.min()), float(finite.max()), finite.size, float(finite.sum()),
-                    float(np.square(finite).sum()), edges[1:].tolist(), counts.tolist(),
+                    tag, float(finite.min()), float(finite.max()), finite.size, total, squares, edges[1:].tolist(),
+                    counts.tolist(),
                 ),
                 step,
             )  # fmt: skip
@@ -108,6 +121,9 @@ def _histogram(finite: Any, bins: int) -> tuple[Any, Any]:
     """Counts and edges; of values that lie closer together than ``bins`` numbers could, in a range that has room."""
     low, high = float(finite.min()), float(finite.max())
     numbers = np.finfo(np.float64)
+    if high / 4 - low / 4 > numbers.max / 8:  # the width of their range may be no number
+        counts, edges = _histogram(finite / 8, bins)
+        return counts, np.clip(edges, -numbers.max / 8, numbers.max / 8) * 8
     room = bins * max(4 * numbers.eps * max(abs(low), abs(high)), float(numbers.tiny))
     if high - low >= room or (high == low and room < 0.5):  # one value goes into the middle of a range of 1
         return np.histogram(finite, bins=bins)

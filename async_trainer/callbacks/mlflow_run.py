@@ -77,7 +77,8 @@ class MLflowRun:
         except SinkError as error:
             text, after, final = str(error), error.retry_after, error.final
         except MlflowException as error:
-            text, after, final = str(error), None, error.error_code == "INVALID_PARAMETER_VALUE"
+            status = error.get_http_status_code()  # type: ignore[no-untyped-call]
+            text, after, final = str(error), None, 400 <= status < 500 and status not in _AWAY
         except Exception as error:  # of requests, of a database
             text, after, final = f"{type(error).__name__}: {error}", None, False
         raise SinkError(redacted(f"MLflow: {text}", self._secrets), retry_after=after, final=final)

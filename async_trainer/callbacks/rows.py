@@ -16,6 +16,8 @@ SYNC_SECONDS = 1.0
 """How long rows may be written and not yet synced, while more of them come."""
 
 FORMATS = (".jsonl", ".csv")
+ESCAPE = "backslashreplace"
+"""What is no text (half of a pair of surrogates, as in the name of an odd file) is written as ``\\udc80``."""
 _COLUMNS = ("epoch", "batch", "step", "name", "value")
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
@@ -61,7 +63,7 @@ class RowFile(AppendedFile):
 def as_json(place: Mapping[str, int], values: Mapping[str, float]) -> bytes:
     """A line of JSON; what is not finite as a string."""
     named = {name: value if math.isfinite(value) else _NAMES.get(value, "NaN") for name, value in values.items()}
-    return json.dumps({**place, **named}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json.dumps({**place, **named}, ensure_ascii=False, allow_nan=False).encode(errors=ESCAPE) + b"\n"
 
 
 def as_csv(place: Mapping[str, int], values: Mapping[str, float]) -> bytes:
@@ -70,4 +72,4 @@ def as_csv(place: Mapping[str, int], values: Mapping[str, float]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     for name, value in values.items():
         writer.writerow([place.get("epoch", ""), place.get("batch", ""), place.get("step", ""), name, repr(value)])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors=ESCAPE)

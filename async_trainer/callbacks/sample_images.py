@@ -116,8 +116,10 @@ class SampleImages(EventLog):
         self._begin(maps, state, event)
         assert self._files is not None
         samples = output if isinstance(output, Samples) else self.take(output)
-        self._files.write(image("samples", _row(samples.images), dataformats="HWC"), state.optim_step)  # type: ignore[no-untyped-call]
         self._validates = False
+        if len(samples.images):  # else the first batch has none
+            row = _row(samples.images)
+            self._files.write(image("samples", row, dataformats="HWC"), state.optim_step)  # type: ignore[no-untyped-call]
 
 
 class Samples:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from async_trainer.callback import Callback, label
-from async_trainer.callbacks.values import metric_values
+from async_trainer.callbacks.values import metric_values, number
 from async_trainer.errors import ConfigurationError
 from async_trainer.train.state import TrainerState
 
@@ -30,8 +30,8 @@ def learning_rates(optimizers: Mapping[str, Any] | None) -> dict[str, float | Te
             continue
         single = "lr" if len(optimizers or ()) == 1 else f"lr/{name}"
         groups = optimizer.param_groups
-        for number, group in enumerate(groups):
-            rates[single if len(groups) == 1 else f"lr/{name}/{number}"] = group["lr"]
+        for place, group in enumerate(groups):
+            rates[single if len(groups) == 1 else f"lr/{name}/{place}"] = group["lr"]
     return rates
 
 
@@ -47,7 +47,7 @@ def batch_scalars(loss: Any, optimizers: Mapping[str, Any] | None, where: str) -
         TypeError: one is no number; names it.
     """
     losses = {f"loss/{key}": value for key, value in loss.items()} if isinstance(loss, Mapping) else {"loss": loss}
-    return {name: _number(name, value, where) for name, value in {**losses, **learning_rates(optimizers)}.items()}
+    return {name: number(name, value, where) for name, value in {**losses, **learning_rates(optimizers)}.items()}
 
 
 def validation_scalars(metrics: Any) -> dict[str, float]:
@@ -64,14 +64,6 @@ def check_every(every: Any, where: str) -> int:
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ConfigurationError(f"{where}: every must be a whole number of batches, 1 or more, not {every!r}")
     return every
-
-
-def _number(name: str, value: Any, where: str) -> float:
-    try:
-        return float(value.item() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{where}: {name} must be a number, or a tensor of one, not {shape}") from error
 
 
 class ScalarLog(Callback):

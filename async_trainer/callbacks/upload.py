@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ from async_trainer.runtime.barrier import Barrier
 from async_trainer.snapshot import capture
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
+
+logger = logging.getLogger("async_trainer")
 
 LATEST = "latest"
 PATIENCE = 20.0
@@ -137,6 +140,9 @@ class Upload(Callback):
         self._upload_all(maps, state, callbacks)
         folder = self._place(maps, state)[0]
         self._sent.pop(folder, self._sent_from(folder)).end()
+        missed = [pattern for pattern in self.files if not any(folder.glob(pattern))]
+        if missed:
+            logger.warning("Upload: no file in %s matches files=%r", folder, missed)
 
     def on_exception(self, *, maps: Any = None, state: TrainerState, callbacks: Any = None) -> None:
         if _is_training(state):

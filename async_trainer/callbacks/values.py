@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import suggestion
 
@@ -14,9 +16,26 @@ def metric_values(metrics: Any) -> dict[str, float]:
 
     Args:
         metrics: a ``MetricsHandler``, or, in a plain loop, a mapping of names to numbers; None: there are none.
+
+    Raises:
+        TypeError: one is no number; names it.
     """
     last: Mapping[str, Any] = metrics if isinstance(metrics, Mapping) else getattr(metrics, "last", {})
-    return {name: float(value) for name, value in last.items()}
+    return {name: number(name, value, "metrics") for name, value in last.items()}
+
+
+def number(name: str, value: Any, where: str) -> float:
+    """``value``, a number or a tensor of one.
+
+    Raises:
+        TypeError: it is none; names it.
+    """
+    try:
+        return float(value.item() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        shape = "one that no float can hold" if isinstance(error, OverflowError) else shape
+        raise TypeError(f"{where}: {name} must be a number, or a tensor of one, not {shape}") from error
 
 
 def metric_value(metrics: Any, name: str, where: str) -> float:

@@ -153,7 +153,7 @@ class AppendedFile:
         if self._descriptor is not None:
             return self._descriptor
         if not self._is_begun or self.path is None:
-            raise RuntimeError(f"{self!r}: no file is open: on_train_start or on_resume comes first")
+            raise RuntimeError(f"{self!r}: no file is open: on_train_start or on_resume comes first, or has failed")
         return self._open(self.size)
 
     def _append(self, descriptor: int, data: bytes) -> None:

@@ -74,7 +74,7 @@ def write_json(path: Path, content: Mapping[str, Any], *, new: bool = False) -> 
         TypeError: something in it is no JSON.
         FileExistsError: it is to be ``new``, and there is a file already. Of several that write it, one succeeds.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"  # of surrogates
     if not new:
         with atomic_write(path) as file:
             file.write(text)

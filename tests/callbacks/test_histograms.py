@@ -101,3 +101,30 @@ def test_values_too_close_for_so_many_bins_are_counted_all_the_same(tmp_path: Pa
         ((_, _, _, count, _, _, edges, counts),) = read(tmp_path)[tag]
         assert count == sum(counts) == len(weights)
         assert (np.diff(edges) >= 0).all()
+
+
+def test_values_at_the_ends_of_double_precision_are_counted(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-1.7e308, 0.0, 1.7e308]], dtype=torch.float64))
+    handler = CallbacksHandler([background(Histograms(tmp_path, every=1, bins=3))])
+    handler.call_event("on_train_start", state=TrainerState(), model=model)
+    handler.call_event("on_optimization_step_start", state=TrainerState(called="train"), model=model)
+    handler.close().raise_for_errors()
+    ((_, low, high, count, _, _, edges, counts),) = read(tmp_path)["weights/weight"]
+    assert (low, high, count, counts) == (-1.7e308, 1.7e308, 3, [1.0, 1.0, 1.0])
+    assert np.isfinite(edges).all()
+    assert (np.diff(edges) > 0).all()
+
+
+def test_a_tensor_that_can_not_be_written_is_named_and_costs_no_other(tmp_path: Path) -> None:
+    model = torch.nn.Module()
+    model.first = torch.nn.Parameter(torch.ones(2))
+    model.odd = torch.nn.Parameter(torch.ones(2, device="meta"))
+    model.last = torch.nn.Parameter(torch.ones(2))
+    log = Histograms(tmp_path, every=1)
+    log.on_train_start(state=TrainerState())
+    with pytest.raises(ValueError, match="Histograms: weights/odd can't be written"):
+        log.on_optimization_step_start(state=TrainerState(called="train"), model=model)
+    log.on_train_end()
+    assert list(read(tmp_path)) == ["weights/first", "weights/last"]

@@ -124,6 +124,18 @@ def test_csv_has_a_line_for_each_value_under_one_header(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_name_that_is_no_text_is_written_escaped(tmp_path: Path, suffix: str) -> None:
+    log = MetricsLog(tmp_path / f"metrics{suffix}")
+    log.on_train_start()
+    log.on_validation_end(state=at(2), metrics={"file-\udc80": 0.5})
+    log.on_train_end()
+    text = (tmp_path / f"metrics{suffix}").read_text(encoding="utf-8")
+    assert "validation/file-\\udc80" in text
+    if suffix == ".jsonl":
+        assert json.loads(text)["validation/file-\udc80"] == 0.5
+
+
 def test_what_is_not_finite_is_valid_json_and_can_be_told_apart(tmp_path: Path) -> None:
     for value, written in ((math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")):
         log = MetricsLog(tmp_path / "metrics.jsonl")
@@ -397,6 +409,10 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
         log.on_backward_step_start(state=at(1), loss=torch.ones(3))
     with pytest.raises(TypeError, match="loss/g must be a number, or a tensor of one, not NoneType"):
         log.on_backward_step_start(state=at(1), loss={"g": None})
+    with pytest.raises(TypeError, match="loss must be a number, or a tensor of one, not one that no float can hold"):
+        log.on_backward_step_start(state=at(1), loss=10**400)
+    with pytest.raises(TypeError, match=r"metrics: recall must be a number, .* not a tensor of shape \(3,\)"):
+        log.on_validation_end(state=at(1), metrics={"recall": torch.ones(3)})
     log.on_train_end()
     with pytest.raises(RuntimeError, match="no file is open"):
         log_batches(log, range(1, 2))

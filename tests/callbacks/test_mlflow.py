@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import threading
@@ -21,6 +22,8 @@ from mlflow import MlflowClient
 from async_trainer import CallbacksHandler, TrainerState, background, inline
 from async_trainer.callbacks import ModelCheckpoint
 from async_trainer.callbacks.mlflow import MLflow
+from async_trainer.callbacks.mlflow_run import MLflowRun, Point
+from async_trainer.callbacks.outbox import Outbox
 from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.files.weights import load_weights
 from async_trainer.testing import check_callback, play
@@ -291,6 +294,28 @@ def test_credentials_in_the_url_are_in_no_text(caplog: pytest.LogCaptureFixture)
     text = "".join(traceback.format_exception(raised.value))
     for shown in (text, repr(log), caplog.text, repr(log.state_dict())):
         assert "hunter2secret" not in shown
+
+
+@pytest.mark.parametrize(("status", "asked"), [(400, 1), (413, 1), (409, 2), (429, 2)])
+def test_a_refusal_that_time_will_not_change_is_not_tried_again(status: int, asked: int, real: str) -> None:
+    run = MLflowRun(real, None, "Default", None, {})
+    run.connect()
+    sent = []
+
+    def answer(method: str, path: str, *_: Any) -> Any:
+        sent.append(path)
+        return status, {}, b'{"error_code": "BAD_REQUEST", "message": "no"}'
+
+    with serving(answer) as server:
+        away = MLflowRun(server.url, run.run_id, "Default", None, {})
+        away._there = {}
+        outbox = Outbox("MLflow", away.send, batch=10, limit=10)
+        outbox.add([Point("loss", 1.0, 0, 1, 0)])
+        for _ in range(2):
+            with contextlib.suppress(OSError):
+                outbox.send_all()
+        assert len([path for path in sent if "log-batch" in path]) == asked
+        assert outbox.refused == (asked == 1)
 
 
 def test_values_that_the_server_refuses_for_good_hold_up_nothing_and_are_counted(real: str) -> None:

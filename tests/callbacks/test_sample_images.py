@@ -89,6 +89,14 @@ def test_it_does_the_same_inline_and_in_the_background_and_after_a_resume() -> N
     check_callback(lambda directory: SampleImages(either, folder=directory), read=read)
 
 
+def test_a_first_batch_without_images_costs_nothing(tmp_path: Path) -> None:
+    with CallbacksHandler([SampleImages(_images, folder=tmp_path)]) as handler:
+        handler.call_event("on_train_start", state=TrainerState())
+        validate(handler, 1, torch.rand(0, 3, 4, 6))
+        validate(handler, 2, torch.rand(2, 3, 4, 6))
+    assert list(read(tmp_path)) == ["20"]
+
+
 def test_what_is_no_image_is_told(tmp_path: Path) -> None:
     handler = CallbacksHandler([SampleImages(lambda output: output["images"][0, 0], folder=tmp_path)])
     handler.call_event("on_train_start", state=TrainerState())

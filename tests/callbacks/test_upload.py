@@ -95,6 +95,19 @@ def memory() -> Iterator[Any]:
 # ----------------------------------------------------------------------------------------------- what goes where
 
 
+def test_a_pattern_that_no_file_matches_is_warned_of_at_the_end(
+    tmp_path: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    maps = Maps(tmp_path / "maps")
+    folder = maps.split(0).path
+    run = Run(Upload(store.as_uri(), files=["checkpoints/*", "logz/*"]), maps=maps)
+    write(folder / "checkpoints" / "epoch-1.pt", b"one")
+    run.epoch()
+    assert "matches files" not in caplog.text
+    run.end()
+    assert f"Upload: no file in {folder} matches files=['logz/*']" in caplog.text
+
+
 @WAYS
 def test_new_and_changed_files_of_the_split_are_there_after_each_epoch(
     tmp_path: Path, store: Path, wrap: Callable[[Any], Any]
