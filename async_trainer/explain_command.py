@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import inspect
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from async_trainer.callback import Background, Inline
@@ -26,7 +29,9 @@ A callback that is not wrapped in background(...), nor asks for it, is shown inl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.description = _DESCRIPTION
-    parser.add_argument("callback", nargs="+", metavar="MODULE:CALLBACK", help="such as my_callbacks:Plots")
+    parser.add_argument(
+        "callback", nargs="+", metavar="MODULE:CALLBACK", help="such as my_callbacks:Plots, or plots.py:make"
+    )
     parser.add_argument("--background", action="store_true", help="wrap what isn't wrapped in background(...)")
     parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of the rehearsal (default: %(default)s)")
 
@@ -54,14 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def load(target: str) -> Any:
-    """What ``module:name`` names; the module is looked for in the current directory too.
+    """What ``module:name`` names, or ``file.py:name``; the module is looked for in the current directory too.
 
     Raises:
         ConfigurationError: there is none.
     """
-    module_name, _, name = target.partition(":")
+    module_name, _, name = target.rpartition(":")
     if not module_name or not name:
-        raise ConfigurationError(f"{target!r}: give a module and a callback in it: my_callbacks:Plots")
+        raise ConfigurationError(f"{target!r}: give a module and a callback in it: my_callbacks:Plots, plots.py:make")
+    if module_name.endswith(".py"):
+        return attribute(target, _of_file(target, Path(module_name)), name)
     sys.path.insert(0, os.getcwd())
     try:
         module = import_module(module_name)
@@ -74,6 +81,18 @@ def load(target: str) -> Any:
     return attribute(target, module, name)
 
 
+def _of_file(target: str, path: Path) -> ModuleType:
+    """The module of a file, of a name that is no other's."""
+    name = f"async_trainer_file_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ConfigurationError(f"{target!r}: there is no file {str(path)!r}")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 def attribute(target: str, module: Any, name: str) -> Any:
     """``module.name``; ``target`` is what the user gave, for the message.
 
@@ -81,7 +100,9 @@ def attribute(target: str, module: Any, name: str) -> Any:
         ConfigurationError: the module has none.
     """
     if not hasattr(module, name):
-        raise ConfigurationError(f"{target!r}: {module.__name__} has no {name!r}{suggestion(name, dir(module))}")
+        raise ConfigurationError(
+            f"{target!r}: {target.rpartition(':')[0]} has no {name!r}{suggestion(name, dir(module))}"
+        )
     return getattr(module, name)
 
 

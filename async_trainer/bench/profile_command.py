@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -66,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     makers = [maker for target in arguments.callback for maker in _makers(target)]
     loop = synthetic(arguments.epochs, arguments.batches, arguments.width)
     if arguments.loop is not None:
-        loop = _load(arguments.loop)
+        loop = explain_command.load(arguments.loop)
         if not callable(loop):
             raise ConfigurationError(f"--loop {arguments.loop}: it is no function that takes a handler")
     about = describe_machine()
@@ -99,28 +97,12 @@ def _makers(target: str) -> list[Callable[[], Any]]:
 
 
 def _makes(target: str) -> bool:
-    named = _load(target)
+    named = explain_command.load(target)
     return isinstance(named, type) or callable(named)
 
 
 def _find(target: str) -> Any:
-    return explain_command.make(target, _load(target))
-
-
-def _load(target: str) -> Any:
-    """What ``target`` names: ``module:name``, or ``file.py:name``."""
-    path, _, name = target.rpartition(":")
-    if not path.endswith(".py"):
-        return explain_command.load(target)
-    module_name = f"profiled_{Path(path).stem}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None or not Path(path).is_file():
-            raise ConfigurationError(f"{target!r}: there is no file {path!r}")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        spec.loader.exec_module(module)
-    return explain_command.attribute(target, sys.modules[module_name], name)
+    return explain_command.make(target, explain_command.load(target))
 
 
 def _positive(text: str) -> int:

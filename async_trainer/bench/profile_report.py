@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 from async_trainer.bench.profiled import PLAIN, Profile
 from async_trainer.bench.watched import Spent
 from async_trainer.runtime.stats import megabytes, text_table
+
+WIDTH = 120  # characters of why it can't run somewhere
 
 
 def text(profile: Profile) -> str:
@@ -50,7 +53,7 @@ def _placements(profile: Profile) -> str:
     rows: list[Sequence[str]] = [("where it runs", "step", "x plain", "the loop", "all handled", "")]
     for placement, run in profile.runs.items():
         if run.problem:
-            rows.append((placement, "", "", "", "", run.problem.splitlines()[0]))
+            rows.append((placement, "", "", "", "", shorten(run.problem.splitlines()[0], WIDTH, placeholder=" ...")))
             continue
         slower = profile.slowdown(placement)
         waited = f"of it {duration(run.waited)} for a full queue" if run.waited > 1e-3 else ""

@@ -47,7 +47,8 @@ def profile(make: Callable[[], Any], loop: Loop, rounds: int = 3) -> Profile:
         rounds: turns that count; the one with the median step is shown.
 
     Raises:
-        Exception: what the loop raised; or a hook, if the callback can run nowhere.
+        AsyncTrainerError: the callback can run nowhere, or its hooks fail wherever it runs.
+        Exception: what the loop raised.
     """
     record = make()
     callback = record.callback if isinstance(record, (Background, Inline)) else record
@@ -65,9 +66,9 @@ def profile(make: Callable[[], Any], loop: Loop, rounds: int = 3) -> Profile:
         for _ in range(1 + rounds):
             for stage in stages.values():
                 stage.run()
-        raised = stages["inline"].raised if "inline" in stages else None
-        if raised is not None and all(stage.problem for one, stage in stages.items() if one != PLAIN):
-            raise raised
+        problems = [stage.problem for one, stage in stages.items() if one != PLAIN]
+        if all(problems):
+            raise AsyncTrainerError(f"{snake_case(label(callback))} can't be profiled: {problems[0]}")
         runs = {placement: stage.middle() for placement, stage in stages.items()}
         least = stages["inline"].least() if "inline" in stages else Watch()
         beside = [with_it.step / without.step for with_it, without in _pairs(stages)]

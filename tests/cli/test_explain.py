@@ -46,6 +46,13 @@ def test_it_shows_what_a_class_or_an_instance_gets(what: str, module: str, capsy
     assert "2" in next(line for line in out.splitlines() if line.startswith("plots  thread")).split()
 
 
+def test_a_file_is_a_module_too(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", f"{module}.py:Plots"]) == 0
+    assert "plots     on_validation_end  inline" in capsys.readouterr().out
+    assert cli.main(["explain", f"{module}.py:Polts"]) == 1
+    assert f"{module}.py has no 'Polts'; did you mean 'Plots'?" in capsys.readouterr().err
+
+
 def test_a_function_may_make_several_and_what_is_not_wrapped_is_inline(
     module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
