@@ -132,7 +132,7 @@ def _of_pydantic(cls: type) -> bool:
     """Whether it is a pydantic model, without a ``__deepcopy__`` of its own. Pydantic's copies the attributes one by
     one in Python, and what is in them (a net, say) on the spot."""
     function = getattr(cls, "__deepcopy__", None)
-    return getattr(function, "__module__", "").startswith("pydantic.") and hasattr(cls, "__pydantic_fields_set__")
+    return str(getattr(function, "__module__", "")).startswith("pydantic.") and hasattr(cls, "__pydantic_fields_set__")
 
 
 def _reference_rule(cls: type) -> Kind:
