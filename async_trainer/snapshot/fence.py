@@ -143,8 +143,10 @@ def _inside_a_step() -> bool:
 
 
 def torchs_own(values: Iterable[Any], levels: int = 2) -> Iterable[torch.optim.Optimizer]:
-    """The optimizers among ``values`` that are of torch's own classes: what others change, and when, isn't known. Of what
-    Accelerate has prepared the one within: the step of that is all that its own does."""
+    """The optimizers among ``values`` that are of torch's own classes: what others change, and when, isn't known.
+
+    Of what Accelerate has prepared it is the one within: to step that is all that its own step does.
+    """
     for value in values:
         if isinstance(value, torch.optim.Optimizer):
             cls = type(value)

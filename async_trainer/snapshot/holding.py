@@ -36,7 +36,8 @@ _CLOSED: tuple[type, ...] = (
 def held_by(callback: object, live: Iterable[object]) -> str | None:
     """By which of its attributes a callback holds one of the live models or optimizers, or a part of one.
 
-    Looks by identity, a few levels deep, at attributes of its class, too, without running any code of the objects it passes. Any thread.
+    Looks by identity, a few levels deep, at attributes of its class, too, without running any code of the objects it
+    passes. Any thread.
 
     Args:
         callback: the background callback.

@@ -297,7 +297,7 @@ def test_a_callback_that_holds_what_accelerate_prepares_is_refused(wrapped: bool
     loop, holds = Loop(), Holds()
     vars(holds)["kept"] = loop.optimizer if wrapped else loop.optimizer.optimizer
     handler = CallbacksHandler([in_background(holds)])
-    with pytest.raises(ConfigurationError, match="holds the run's own weights or optimizer as self.kept"):
+    with pytest.raises(ConfigurationError, match=r"holds the run's own weights or optimizer as self\.kept"):
         handler.call_event("on_train_start", optimizers=loop.optimizer)
     handler.close()
 
