@@ -111,7 +111,7 @@ def _steps(code: CodeType) -> Iterator[Use]:
                 yield Use(found, named[0])
             elif named[0] in OPTIMIZERS and before not in ("self", "optim"):  # torch.optim.lr_scheduler is a module
                 found = named[0]
-        elif one.opname == "LOAD_CONST" and one.argval in OPTIMIZERS:
+        elif one.opname == "LOAD_CONST" and isinstance(one.argval, str) and one.argval in OPTIMIZERS:
             found = named[0]
         if one.opname != "CACHE":
-            before = named[-1]
+            before = named[-1] if named else ""  # an empty tuple is a constant, too

@@ -73,7 +73,8 @@ class Own:
         scheduler.step()
 
     def reads(self, state: Any, optimizer: Any) -> None:
-        print(state.step, optimizer.param_groups)
+        names: tuple[str, ...] = ()
+        print(state.step, optimizer.param_groups, names)
 
 
 @pytest.mark.parametrize("name", ["profiles", "has_one", "makes_one", "reads"])
