@@ -33,5 +33,10 @@ def _trained(values: Iterable[Any], levels: int = 3) -> Iterator[object]:
         if isinstance(value, (Mapping, list, tuple, set)):
             if levels:
                 yield from _trained(value.values() if isinstance(value, Mapping) else value, levels - 1)
-        elif {"_modules", "param_groups"} & getattr(value, "__dict__", {}).keys():
+            continue
+        fields = getattr(value, "__dict__", {})
+        if {"_modules", "param_groups"} & fields.keys():
             yield value
+        elif hasattr(type(value), "param_groups"):  # it wraps an optimizer, as Accelerate's does
+            yield value
+            yield from _trained([fields.get("optimizer")], 0)

@@ -16,6 +16,7 @@ from clinicadl.metrics.handler import MetricsHandler
 from clinicadl.split import Split
 from clinicadl.train import TrainerState
 
+from async_trainer.adapters.reading import functions_of, steps, stores
 from async_trainer.callback import Background, Inline, Options, as_record, label
 from async_trainer.errors import ConfigurationError, StandInError
 from async_trainer.handler import CallbacksHandler as Lanes
@@ -121,18 +122,32 @@ class CallbacksHandler(theirs.CallbacksHandler):  # type: ignore[misc]  # Clinic
     def _record(self, callback: Any) -> Background | Inline:
         record = self._records.get(id(callback))
         if record is None:
-            return Background(callback, FILES) if type(callback) in BEHIND else as_record(callback)
-        if isinstance(record, Background) and isinstance(callback, INLINE):
-            raise ConfigurationError(
-                f"{label(callback)} steers the training, or looks at it where it runs, and can't do that in the "
-                "background: pass it as it is"
-            )
+            record = Background(callback, FILES) if type(callback) in BEHIND else as_record(callback)
+        if isinstance(record, Background):
+            _refuse_steering(callback)
         if isinstance(record, Background) and record.options.placement == "process":
             raise ConfigurationError(
                 f"{label(callback)}: ClinicaDL reads its state from the object itself, which "
                 "placement='process' has in another process: leave it out; the hook runs on a thread"
             )
         return record
+
+
+def _refuse_steering(callback: Any) -> None:
+    """Refuse a callback that steers, by its class or as far as its code tells.
+
+    Raises:
+        ConfigurationError: names what it does.
+    """
+    what = "" if not isinstance(callback, INLINE) else "steers the training, or looks at it where it runs"
+    for function in functions_of(type(callback), "clinicadl"):
+        for use in stores(function):
+            if use.variable == "state":
+                what = f"steers the training (it sets state.{use.attribute})"
+        for use in steps(function):
+            what = f"steers the training (it calls {use.attribute}() of {use.variable})"
+    if what:
+        raise ConfigurationError(f"{label(callback)} {what}, and can't do that in the background: pass it as it is")
 
 
 def _call(callbacks: Sequence[Any], event: TheirEvent, kwargs: dict[str, Any]) -> None:

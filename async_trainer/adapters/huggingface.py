@@ -11,7 +11,7 @@ from async_trainer.adapters.adapted import adapt
 from async_trainer.adapters.disguise import Disguise
 from async_trainer.adapters.frozen import take_copy
 from async_trainer.adapters.mlflow_runs import runs_of_this_thread
-from async_trainer.adapters.reading import functions_of, stores
+from async_trainer.adapters.reading import functions_of, steps, stores
 from async_trainer.callback import BackgroundOptions, label
 from async_trainer.callback import background as in_background
 from async_trainer.errors import ConfigurationError
@@ -247,6 +247,8 @@ def _refuse(callback: Any, args: Any) -> None:
         for use in stores(function):
             if use.attribute.startswith("should_") and use.variable != "self":
                 raise _steers(name, f"sets {use.variable}.{use.attribute}")
+        for use in steps(function):
+            raise _steers(name, f"calls {use.attribute}() of {use.variable}")
     if getattr(args, "restore_callback_states_from_checkpoint", False) and hasattr(callback, "from_state"):
         raise ConfigurationError(
             f"{name} has a state, and args.restore_callback_states_from_checkpoint asks for another one to be made of "

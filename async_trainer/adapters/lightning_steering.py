@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from async_trainer.adapters.reading import functions_of, loads, stores
+from async_trainer.adapters.reading import functions_of, loads, steps, stores
 from async_trainer.callback import label
 from async_trainer.errors import ConfigurationError
 
@@ -65,6 +65,8 @@ def refuse_steering(callback: Any, hooks: list[str]) -> None:
         for use in stores(function):
             if use.attribute == "should_stop":
                 raise _steers(name, f"sets {use.variable}.should_stop")
+        for use in steps(function):
+            raise _steers(name, f"calls {use.attribute}() of {use.variable}")
         for use in loads(function):
             if use.variable == "self" and use.attribute in ("log", "log_dict"):
                 raise _steers(name, f"calls self.{use.attribute}(), which writes to the metrics of the training")

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 SEES_ALL = frozenset({"locals", "vars", "eval", "exec"})
 
 
+OPTIMIZERS = frozenset({"optimizer", "optimizers", "lr_scheduler", "lr_schedulers", "lr_scheduler_configs"})
+STEPS = frozenset({"step", "zero_grad"})
+
+
 class Use(NamedTuple):
     """A parameter or variable, and its attribute: ``trainer.should_stop``."""
 
@@ -47,6 +51,13 @@ def functions_of(cls: type, library: str) -> Iterator[Callable[..., Any]]:
             yield from (one for one in vars(base).values() if callable(getattr(one, "__func__", one)))
 
 
+def steps(function: Callable[..., Any]) -> Iterator[Use]:
+    """Where ``function`` steps an optimizer or a scheduler that it is given, or clears its gradients; not one that it
+    makes, or that ``self`` has."""
+    for code in codes_of(function):
+        yield from _steps(code)
+
+
 def codes_of(function: Any) -> Iterator[CodeType]:
     """The code of ``function``, of what it decorates, and of the functions in it; none if it isn't in Python."""
     while function is not None:
@@ -79,3 +90,28 @@ def _uses(code: CodeType, operations: tuple[str, ...]) -> Iterator[Use]:
         if one.opname != "CACHE":
             loaded = one.argval[-1] if isinstance(one.argval, tuple) and one.argval else one.argval
             before = loaded if one.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) else None
+
+
+def _steps(code: CodeType) -> Iterator[Use]:
+    """An expression leads to an optimizer of the training if it names one: a parameter, an attribute, a key; or a
+    variable to which such an expression was assigned."""
+    given = {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars} & OPTIMIZERS
+    found, before = "", ""
+    for one in dis.get_instructions(code):
+        named = [str(name) for name in (one.argval if isinstance(one.argval, tuple) else (one.argval,))]
+        if one.opname.startswith("STORE_FAST") or one.opname == "STORE_DEREF":
+            given = given | {named[0]} if found else given - {named[0]}
+            found = named[1] if len(named) > 1 and named[1] in given else ""
+        elif one.opname.startswith(("STORE_", "POP_TOP", "RETURN_")):
+            found = ""
+        elif one.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
+            found = next((name for name in named if name in given), found)
+        elif one.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if found and named[0] in STEPS:
+                yield Use(found, named[0])
+            elif named[0] in OPTIMIZERS and before not in ("self", "optim"):  # torch.optim.lr_scheduler is a module
+                found = named[0]
+        elif one.opname == "LOAD_CONST" and isinstance(one.argval, str) and one.argval in OPTIMIZERS:
+            found = named[0]
+        if one.opname != "CACHE":
+            before = named[-1] if named else ""  # an empty tuple is a constant, too

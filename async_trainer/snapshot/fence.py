@@ -143,9 +143,15 @@ def _inside_a_step() -> bool:
 
 
 def torchs_own(values: Iterable[Any], levels: int = 2) -> Iterable[torch.optim.Optimizer]:
-    """The optimizers among ``values`` that are of torch's own classes: what others change, and when, isn't known."""
+    """The optimizers among ``values`` that are of torch's own classes: what others change, and when, isn't known.
+
+    Of what Accelerate has prepared it is the one within: to step that is all that its own step does.
+    """
     for value in values:
         if isinstance(value, torch.optim.Optimizer):
+            cls = type(value)
+            if cls.__name__ == "AcceleratedOptimizer" and cls.__module__.startswith("accelerate."):
+                value = vars(value).get("optimizer")
             if type(value).__module__.startswith("torch.optim."):
                 yield value
         elif isinstance(value, (Mapping, list, tuple)) and levels:

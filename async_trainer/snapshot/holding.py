@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,8 +13,10 @@ from typing import Any
 from async_trainer.snapshot.attributes import fields_of, filled_slots
 
 _LEVELS = 5
+_CLASSES = 1  # levels: of the callback, and of one that it adapts
 _ITEMS = 1_000
 _VISITS = 20_000
+_NOT_THE_USERS = sys.stdlib_module_names | {"torch", "async_trainer"}
 _CLOSED: tuple[type, ...] = (
     str,
     bytes,
@@ -25,13 +28,16 @@ _CLOSED: tuple[type, ...] = (
     types.ModuleType,
     types.FunctionType,
     types.BuiltinFunctionType,
+    property,
+    classmethod,
 )
 
 
 def held_by(callback: object, live: Iterable[object]) -> str | None:
     """By which of its attributes a callback holds one of the live models or optimizers, or a part of one.
 
-    Looks by identity, a few levels deep, without running any code of the objects it passes. Any thread.
+    Looks by identity, a few levels deep, at attributes of its class, too, without running any code of the objects it
+    passes. Any thread.
 
     Args:
         callback: the background callback.
@@ -51,6 +57,8 @@ def held_by(callback: object, live: Iterable[object]) -> str | None:
             continue
         seen.add(id(value))
         queue.extend((part, path + step, level + 1) for step, part in islice(_steps(value), _ITEMS))
+        if level <= _CLASSES:
+            queue.extend((part, path + step, level + 1) for step, part in _steps_of_class(type(value)))
     return None
 
 
@@ -95,3 +103,12 @@ def _steps(value: object) -> Iterator[tuple[str, Any]]:
         else:
             yield f".{name}", part
     yield from ((f".{slot.__name__}", part) for slot, part in filled_slots(value))
+
+
+def _steps_of_class(cls: type) -> Iterator[tuple[str, Any]]:
+    """The attributes of a user's class, those of its bases included."""
+    for base in cls.__mro__:
+        if str(getattr(base, "__module__", "")).partition(".")[0] not in _NOT_THE_USERS:
+            for name, part in list(vars(base).items()):
+                if not name.startswith("__"):
+                    yield f".{name}", part

@@ -123,7 +123,16 @@ def _rule(cls: type) -> Kind:
         return _FROZEN if cls.__dataclass_params__.frozen else _OBJECT  # type: ignore[attr-defined]
     if callable(getattr(cls, "to", None)) and cls.__dictoffset__ != 0:
         return _OBJECT
+    if _of_pydantic(cls):
+        return _OBJECT
     return _DEEPCOPIED if hasattr(cls, "__deepcopy__") else _REDUCED
+
+
+def _of_pydantic(cls: type) -> bool:
+    """Whether it is a pydantic model, without a ``__deepcopy__`` of its own. Pydantic's copies the attributes one by
+    one in Python, and what is in them (a net, say) on the spot."""
+    function = getattr(cls, "__deepcopy__", None)
+    return str(getattr(function, "__module__", "")).startswith("pydantic.") and hasattr(cls, "__pydantic_fields_set__")
 
 
 def _reference_rule(cls: type) -> Kind:

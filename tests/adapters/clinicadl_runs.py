@@ -113,15 +113,15 @@ class Norms(Callback):
         self.norms = list(state_dict["norms"])
 
 
-def model() -> Any:
+def linear() -> Any:
     torch.manual_seed(0)
     return SupervisedModel(network=Net(), loss=MSELossConfig(), optimizer=AdamConfig(lr=0.05))
 
 
-def make(folder: Path, callbacks: Any, epochs: int = 4) -> Trainer:
+def make(folder: Path, callbacks: Any, epochs: int = 4, model: Any = None) -> Trainer:
     return Trainer(
         folder,
-        model=model(),
+        model=model or linear(),
         metrics={"loss": LossMetricConfig(loss_name="loss"), "mae": MAEMetricConfig()},
         optimization=OptimizationConfig(num_epochs=epochs, reset_model=False),
         callbacks=callbacks,

@@ -282,11 +282,24 @@ def test_a_hook_that_is_late_sees_what_accelerate_prepares_as_of_its_event(bare:
     with CallbacksHandler([live, in_background(late)]) as handler:
         Loop().run(handler, bare=bare)
         assert late.seen == []
-        assert any(route is not None and route.overlaps for route in handler._routes.values()) is bare
+        assert any(route is not None and route.overlaps for route in handler._routes.values())
         go.set()
     assert len(late.seen) == 8
     assert same(late.seen, live.seen)
     assert not same(live.seen[0][1:], live.seen[1][1:])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_callback_that_holds_what_accelerate_prepares_is_refused(wrapped: bool) -> None:
+    class Holds:
+        def on_batch_end(self, *, step: int) -> None: ...
+
+    loop, holds = Loop(), Holds()
+    vars(holds)["kept"] = loop.optimizer if wrapped else loop.optimizer.optimizer
+    handler = CallbacksHandler([in_background(holds)])
+    with pytest.raises(ConfigurationError, match=r"holds the run's own weights or optimizer as self\.kept"):
+        handler.call_event("on_train_start", optimizers=loop.optimizer)
+    handler.close()
 
 
 def test_a_loop_that_breaks_and_is_restored_goes_on_the_same(tmp_path: Path) -> None:

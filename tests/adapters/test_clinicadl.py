@@ -73,7 +73,7 @@ def test_a_run_that_was_broken_off_is_resumed_from_the_same_files(tmp_path: Path
     assert runs.same({name: broken[name] for name in states}, {name: expected[name] for name in states})
     for name, make in HANDLERS.items():
         callbacks = make(SlowNorms(), runs.Stops(epoch=100))  # ClinicaDL wants the same callbacks
-        trainer = Trainer.from_maps(tmp_path / name, model=runs.model(), callbacks=callbacks)
+        trainer = Trainer.from_maps(tmp_path / name, model=runs.linear(), callbacks=callbacks)
         trainer.resume(0, split=runs.split())
     files, expected = (runs.files(tmp_path / name) for name in ("behind", "inline"))
     assert [name for name, one in expected.items() if not runs.same(one, files.get(name))] == []
@@ -112,7 +112,7 @@ def test_the_loop_goes_on_and_hooks_see_what_was(tmp_path: Path) -> None:
 def test_setting_the_state_is_refused_and_the_training_goes_on(tmp_path: Path) -> None:
     class Steers(theirs.Callback):
         def on_epoch_end(self, *, state: Any, **kwargs: Any) -> None:
-            state.should_stop = True
+            setattr(state, "should_stop", True)  # noqa: B010  # by a way that can't be seen before it runs
 
     callbacks = clinicadl.CallbacksHandler([background(Steers())])
     trainer = runs.make(tmp_path / "maps", callbacks, epochs=2)
@@ -169,6 +169,34 @@ def test_which_callbacks_run_where() -> None:
 def test_callbacks_that_steer_are_refused(make: Any) -> None:
     with pytest.raises(ConfigurationError, match="pass it as it is"):
         clinicadl.CallbacksHandler([background(make())])
+
+
+class SetsState(theirs.Callback):
+    def on_epoch_end(self, *, state: Any, **kwargs: Any) -> None:
+        state.should_stop = True
+
+
+class Asks(SetsState):
+    background: ClassVar[Any] = {}
+
+
+class StepsOptimizer(theirs.Callback):
+    def on_optimization_step_end(self, *, optimizers: Any, **kwargs: Any) -> None:
+        for optimizer in optimizers.values():
+            optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("callback", "what"),
+    [
+        (background(SetsState()), r"SetsState steers the training \(it sets state.should_stop\)"),
+        (Asks(), r"Asks steers the training \(it sets state.should_stop\)"),
+        (background(StepsOptimizer()), r"StepsOptimizer steers the training \(it calls step\(\) of optimizer\)"),
+    ],
+)
+def test_callbacks_of_yours_that_steer_are_refused_by_their_code(callback: Any, what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        clinicadl.CallbacksHandler([callback])
 
 
 def test_a_process_is_refused() -> None:

@@ -251,6 +251,11 @@ class SetsState(TrainerCallback):
         state.best_metric = 1.0
 
 
+class Steps(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        kwargs["lr_scheduler"].step()
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -258,6 +263,7 @@ class SetsState(TrainerCallback):
         (DefaultFlowCallback, "sets control.should_log in on_epoch_end"),
         (Stops, "Stops sets control.should_training_stop in on_log"),
         (StopsBelow, "StopsBelow sets what.should_save"),
+        (Steps, r"Steps calls step\(\) of lr_scheduler"),
         (SetsState, "SetsState sets state.best_metric in on_log"),
     ],
 )

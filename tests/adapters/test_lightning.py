@@ -300,6 +300,12 @@ class LogsByModule(L.Callback):
         pl_module.log_dict({"x": 1})
 
 
+class Steps(L.Callback):
+    def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+        for one in trainer.optimizers:
+            one.step()
+
+
 class Own(theirs.EarlyStopping):
     pass
 
@@ -317,6 +323,7 @@ class Own(theirs.EarlyStopping):
         (StopsBelow, "StopsBelow sets t.should_stop"),
         (SetsModule, "SetsModule sets module.temperature in on_train_start"),
         (Logs, r"Logs calls self.log\(\)"),
+        (Steps, r"Steps calls step\(\) of one"),
         (LogsByModule, r"LogsByModule calls pl_module.log_dict\(\)"),
     ],
 )

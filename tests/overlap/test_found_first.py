@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from async_trainer import CallbacksHandler, background, capture
@@ -162,3 +163,44 @@ def test_a_registered_function_runs_once_also_where_an_array_has_room_counted_ha
         handler.call_event("on_batch_end", model=linear(), other=[Counted(), torch.ones(WIDTH, WIDTH).numpy()])
     assert Counted.taken == 1
     assert keeps.got[0]["other"][0] == 1
+
+
+class NetConfig(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    net: nn.Module
+
+
+class Configured(nn.Module):
+    """A model whose settings hold its net, as those of ClinicaDL do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = NetConfig(net=linear())
+        self.net = self.config.net
+
+
+def test_a_net_that_settings_of_pydantic_hold_is_copied_while_the_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Configured()
+    weight = model.net.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.net(torch.randn(1, WIDTH)).sum().backward()
+    at_once: list[int] = []
+    real = big.copy_all
+    monkeypatch.setattr(big, "copy_all", lambda pairs: (at_once.append(len(pairs)), real(pairs)))
+    seen: list[Any] = []
+
+    class Sees:
+        def on_batch_end(self, *, model: Any) -> None:
+            seen.append((model.config.net is model.net, model.net.weight.detach().clone()))
+
+    with CallbacksHandler([background(Sees())]) as handler:
+        handler.call_event("on_train_start", model=model, optimizers=optimizer)
+        handler.call_event("on_batch_end", model=model)
+        optimizer.step()
+    assert at_once == []
+    ((shared, got),) = seen
+    assert shared
+    assert torch.equal(got, weight)
+    assert not torch.equal(model.net.weight, weight)

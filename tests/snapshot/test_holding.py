@@ -30,6 +30,20 @@ class Slotted:
         self.model = model
 
 
+class Base:
+    """What its subclass has as an attribute of the class."""
+
+    nets: Any = ()
+
+
+def of_class(model: Any) -> Any:
+    return type("Plots", (Base,), {"model": model})()
+
+
+def of_base(model: Any) -> Any:
+    return type("Plots", (type("Nets", (Base,), {"nets": [model.head]}),), {})()
+
+
 @dataclass
 class Config:
     held: Any
@@ -52,6 +66,9 @@ HOLDING: list[tuple[Any, str]] = [
     (lambda model, _: Callback(predict=functools.partial(print, model)), "self.predict.args[0]"),
     (lambda model, _: Callback(deep=Slotted(model)), "self.deep.model"),
     (lambda model, _: Slotted(model.norm), "self.model"),
+    (lambda model, _: of_class(model), "self.model"),
+    (lambda model, _: of_base(model), "self.nets[0]"),
+    (lambda model, _: Callback(callback=of_class(model)), "self.callback.model"),
 ]
 
 

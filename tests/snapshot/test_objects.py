@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from async_trainer.snapshot import Memo, Scope, capture, open_value, take
 from tests.kinds import Batch, Frozen, State
@@ -51,6 +52,21 @@ class Stubborn:
 
 class Singleton:
     def __deepcopy__(self, memo: dict[int, Any]) -> Singleton:
+        return self
+
+
+class Settled(BaseModel):
+    """Settings, with a private attribute, one that isn't set yet, and whatever else it is given."""
+
+    model_config = ConfigDict(extra="allow", validate_assignment=True)
+    sizes: list[int] = [1]
+    rate: float = 0.5
+    _seen: list[int] = PrivateAttr(default_factory=list)
+    _later: int = PrivateAttr()
+
+
+class StubbornSettled(Settled):
+    def __deepcopy__(self, memo: Any = None) -> StubbornSettled:
         return self
 
 
@@ -175,6 +191,34 @@ def test_an_object_that_cannot_copy_itself_is_copied_by_its_parts() -> None:
 def test_an_object_that_copies_to_itself_stays_itself() -> None:
     value = Singleton()
     assert capture([value])[0] is value
+
+
+def test_a_pydantic_model_is_rebuilt_with_all_that_it_has() -> None:
+    live = Settled.model_validate({"sizes": [1, 2], "more": [3]})
+    live._seen.append(4)
+    taken = take(live, Memo())
+    first, second = open_value(taken, Scope()), open_value(taken, Scope())
+    for got in (first, second):
+        assert type(got) is Settled
+        assert got == live  # its fields, those that were set, what is more, and what is private
+        assert got.model_dump_json() == '{"sizes":[1,2],"rate":0.5,"more":[3]}'
+    first.sizes.append(5)
+    first._seen.append(5)
+    first.rate = 1.0
+    first._later = 6
+    assert first.model_extra is not None
+    first.model_extra["more"].append(5)
+    assert second == live
+    assert (live.sizes, live._seen, live.rate, live.model_extra) == ([1, 2], [4], 0.5, {"more": [3]})
+    assert live.model_fields_set == {"sizes", "more"}
+    live._later = 7
+    with pytest.raises(AttributeError):
+        _ = second._later
+
+
+def test_a_pydantic_model_that_says_how_it_is_copied_is_asked() -> None:
+    live = StubbornSettled()
+    assert capture([live])[0] is live
 
 
 def test_cycles_and_weak_references_to_what_is_captured_lead_to_the_copy() -> None:
