@@ -122,6 +122,46 @@ def test_a_run_gives_the_same_lines(tmp_path: Path) -> None:
     assert a.splitlines()[-3:] == ['{"text": "done"}', "by hand", '{"finished": true}']
 
 
+class Breaks:
+    """Saves after the fourth step, and fails in the sixth, with all that was logged still to be written."""
+
+    def __init__(self, loop: Loop, folder: Path, go: threading.Event) -> None:
+        self.loop, self.folder, self.go = loop, folder, go
+
+    def on_batch_end(self, *, step: int) -> None:
+        if step == 3:
+            self.loop.accelerator.save_state(str(self.folder))
+        if step == 5:
+            self.go.set()
+            raise ZeroDivisionError
+
+
+def test_a_run_that_breaks_and_is_resumed_gives_the_same_lines(tmp_path: Path) -> None:
+    weights = []
+    for name in "ab":
+        path, state = tmp_path / name, tmp_path / f"{name}-state"
+        go = threading.Event()
+        trackers = [Lines(path, go if name == "b" else None), Lines(path)]
+        wrapped: list[Any] = [accelerate.background(one) if name == "b" else one for one in trackers]
+        broken, again = Loop(wrapped[:1]), Loop(wrapped[1:])
+        broken.accelerator.init_trackers("run", config={"lr": 0.1})
+        try:
+            with pytest.raises(ZeroDivisionError):
+                broken.run(CallbacksHandler([Breaks(broken, state, go)]))
+        finally:
+            broken.accelerator.end_training()
+        again.accelerator.init_trackers("run")
+        again.accelerator.load_state(str(state))
+        again.run(steps=range(4, 8))
+        again.accelerator.end_training()
+        weights.append(again.model.state_dict())
+    a, b = ((tmp_path / name).read_text() for name in "ab")
+    assert a == b
+    assert [json.loads(line).get("step") for line in a.splitlines()] == [None, 0, 1, 2, 3, 4, 5, None, 4, 5, 6, 7, None]
+    assert a.splitlines()[5:7] == a.splitlines()[8:10]  # the steps that were done once more
+    assert same(weights[0], weights[1])
+
+
 def test_accelerates_own_tensorboard_tracker_writes_the_same(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
