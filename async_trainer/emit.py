@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from async_trainer.errors import CaptureError
-from async_trainer.routes import UNTAKEN, HookTask, Plan, Uncaptured
+from async_trainer.routes import UNTAKEN, HookTask, Plan, SmallKinds, Uncaptured
 from async_trainer.runtime.job import Lease
 from async_trainer.runtime.lane import Lane
 from async_trainer.runtime.pool import Pool
@@ -31,6 +31,32 @@ class CapturePlan(Protocol):
 
     def argument(self, place: int) -> str:
         """The name of the value at ``place``, for messages."""
+
+
+def small_kinds(names: Iterable[str], arguments: Mapping[str, Any]) -> SmallKinds | None:
+    """How the arguments ``names`` are captured, where all of them are small or by reference; else None."""
+    kinds = [(name, capture.kind(type(arguments[name]))) for name in names]
+    if any(kind.take is not None and kind.quick is None for _, kind in kinds):
+        return None
+    return tuple((name, kind, kind.quick) for name, kind in kinds)
+
+
+def take_small(plan: Plan, arguments: Mapping[str, Any]) -> list[Any] | None:
+    """As :func:`take_values`, in three quarters of the time, where each value is of the kind that it was when the plan
+    was made, and none is big. None: it isn't so."""
+    if plan.small is None:
+        return None
+    kind_of = capture.kinds.get
+    values: list[Any] = []
+    try:
+        for name, kind, quick in plan.small:
+            value = arguments[name]
+            if kind_of(type(value)) is not kind:
+                return None
+            values.append(value if quick is None else quick(value))
+    except Exception:  # whose it is, take_values says
+        return None
+    return values
 
 
 def take_chosen(

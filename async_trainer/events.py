@@ -176,3 +176,9 @@ def make_hook(event: Event) -> Callable[..., None]:
     hook.__qualname__ = f"Callback.{event.value}"
     hook.__doc__ = "\n".join(lines)
     return hook
+
+
+def brought_by(name: str) -> str:
+    """For messages: ``"; it comes with on_backward_step_start"``; ``""`` if no event of a Trainer brings ``name``."""
+    events = [event.value for event in Event if name in event.arguments]
+    return f"; it comes with {', '.join(events)}" if events else ""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from async_trainer.attach import Attached, attach_all
 from async_trainer.callback import Background, BackgroundOptions, Inline, flatten
-from async_trainer.emit import Targets, take_chosen, take_values
+from async_trainer.emit import Targets, small_kinds, take_chosen, take_small, take_values
 from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
 from async_trainer.explain import Explanation, explain, tell_costs
@@ -35,7 +35,7 @@ from async_trainer.runtime.pool import Pool, current_lane
 from async_trainer.runtime.stats import Report, Stats
 from async_trainer.settings import check_settings
 from async_trainer.snapshot import Store, capture
-from async_trainer.states import check_states, load_state, read_state, visits
+from async_trainer.states import check_states, load_state, read_state, visits, warn_of_no_resume
 from async_trainer.suggest import refuse_unknown_options, suggestion
 
 if TYPE_CHECKING:
@@ -218,8 +218,9 @@ class CallbacksHandler:
         pool = self._pool
         if plan.direct:
             targets: Targets = plan.targets
-            values, lease = take_values(pool, map(arguments.__getitem__, plan.names), plan)
-            errors = None
+            values, lease, errors = take_small(plan, arguments), None, None
+            if values is None:
+                values, lease = take_values(pool, map(arguments.__getitem__, plan.names), plan)
         else:
             targets, values, lease, errors = take_chosen(pool, plan, arguments, self._provided, self._stage)
         snapshot = None if values is None else Snapshot(plan, began, values, lease, errors)
@@ -257,6 +258,8 @@ class CallbacksHandler:
                 value = (self._provided if slot.from_run else arguments)[slot.name]
                 kind = capture.kind(type(value))
                 route.observed[slot.name] = (kind.how, kind.size(value) if kind.size else 0)
+        if plan.direct:
+            plan.small = small_kinds(plan.names, arguments)
         route.plans[tuple(arguments)] = plan
         return plan
 
@@ -275,6 +278,8 @@ class CallbacksHandler:
             if self._restored and route.event == Event.TRAIN_START and resume is not None and resume.heard:
                 logger.warning("on_train_start after restore(): logs begin anew; on_resume is for a run that goes on")
             self._restored = False
+            if route.event == Event.RESUME:
+                warn_of_no_resume(self._attached.values())
             if route.event in TRAINING_RUNS:
                 for one in self._attached.values():
                     check_training(one.callback, arguments)
@@ -370,6 +375,7 @@ class CallbacksHandler:
         self._started = True
         self._routes = _Silence()
         self._attached = MappingProxyType({})
+        self._checkpoints = None
         self._pool.after_fork()
 
     def _refuse_in_fork(self, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from async_trainer.errors import ConfigurationError
+from async_trainer.events import brought_by
 from async_trainer.routes import Arrangement, HookTask, Plan, Slot
 from async_trainer.suggest import suggestion
 
@@ -80,7 +81,7 @@ def _missing(
 ) -> ConfigurationError:
     provided = [*arguments, *(name for name in run if name not in arguments)]
     names = ", ".join(map(repr, missing))
-    hint = suggestion(missing[0], provided) if len(missing) == 1 else ""
+    hint = brought_by(missing[0]) or suggestion(missing[0], provided) if len(missing) == 1 else ""
     return ConfigurationError(
         f"{task.where_called} names {names}, which neither this event nor the start of the run brings{hint or '.'} "
         f"There are: {', '.join(provided) or 'no arguments'}. Give the parameter a default to make it optional"

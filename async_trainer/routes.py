@@ -13,7 +13,7 @@ from async_trainer.events import ONCE_PER_RUN
 from async_trainer.hooks import Hook
 from async_trainer.runtime.job import Job, Lease, Owner
 from async_trainer.runtime.lane import Lane
-from async_trainer.snapshot import Scope, Sealed, open_value
+from async_trainer.snapshot import Kind, Scope, Sealed, open_value
 from async_trainer.untaken import Untaken
 
 
@@ -197,6 +197,10 @@ class Arrangement:
     problem: AsyncTrainerError | None = None  # it can't be called: it names what nothing provides
 
 
+SmallKinds = tuple[tuple[str, Kind, Callable[[Any], Any] | None], ...]
+"""By name: an argument's kind, and what copies it; None: nothing has to."""
+
+
 @dataclass(slots=True)
 class Plan:
     """What is captured for one event with one set of arguments, and for whom."""
@@ -205,6 +209,7 @@ class Plan:
     arrangements: dict[HookTask, Arrangement]
     targets: tuple[tuple[Lane, HookTask], ...]
     state_place: int | None
+    small: SmallKinds | None = None
     names: tuple[str, ...] = field(init=False)
     filtered: bool = field(init=False)  # not each event is for each target
     direct: bool = field(init=False)  # each slot is captured at each event, as this brings it

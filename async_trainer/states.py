@@ -35,6 +35,24 @@ class Visit:
         return found
 
 
+def has_state(callback: Any) -> bool:
+    """Whether it has a ``state_dict`` of its own."""
+    from async_trainer.callback import Callback
+
+    state_dict = getattr(type(callback), "state_dict", None)
+    return callable(getattr(callback, "state_dict", None)) and state_dict is not Callback.state_dict
+
+
+def warn_of_no_resume(attached: Iterable[Attached]) -> None:
+    """A run is resumed: tell of callbacks that would have been set up at its start, and aren't. The training thread."""
+    for one in attached:
+        if "on_train_start" in one.hooks and "on_resume" not in one.hooks and not has_state(one.callback):
+            logger.warning(
+                "%s has on_train_start, which a resumed run doesn't call, and neither on_resume nor a state: what its "
+                "start sets up is missing; give it on_resume", one.name,
+            )  # fmt: skip
+
+
 def read_state(one: Attached) -> dict[str, Any]:
     """``{name: state}``, with a state of its own: what the callback does next doesn't show in it. {}: it keeps none."""
     state_dict = getattr(one.callback, "state_dict", None)

@@ -172,7 +172,7 @@ def _rows(name: str, step: Callable[[], None], variants: list[Alone], effort: Ef
     named = {one.name: one for one in variants}
     times: dict[str, list[float]] = {name: [] for name in named}
     idle: set[str] = set()
-    for which, _ in by_turns(named, effort.times(9, 2), warm_up=0):
+    for which, _ in by_turns(named, effort.times(9, 2 if name == GATED else 1), warm_up=0):
         mean, busy = _measure(step, named[which], SECONDS if effort.full else QUICK_SECONDS)
         times[which].append(mean)
         if not busy:

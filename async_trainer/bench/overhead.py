@@ -55,7 +55,7 @@ def _heard(effort: Effort) -> list[Row]:
                 lambda: executor.submit(int).result(),
             ),
         }
-        took = bursts(ways, rounds=effort.times(40, 5), calls=CALLS)
+        took = bursts(ways, rounds=effort.times(40, 15), calls=CALLS)
     bare.close()
     log.close()
     event, queued = took[EVENT], took[QUEUED]

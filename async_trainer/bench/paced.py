@@ -35,7 +35,7 @@ def measure(effort: Effort) -> list[Row]:
         times: dict[str, list[float]] = {name: [] for name in ways}
         work = make_work()
         gc.collect()
-        for name, counts in by_turns(ways, effort.times(400, 40), warm_up=10):
+        for name, counts in by_turns(ways, effort.times(400, 100), warm_up=10):
             work()
             began = clock()
             ways[name]()

@@ -27,7 +27,9 @@ OBJECTS = ("model", "optimizers", "grad_scaler")
 
 
 class Checkpoint(Callback):
-    """Writes states every so many steps or epochs, each as a whole or not at all, and keeps the newest.
+    """Writes states every so many steps or epochs, each as a whole or not at all, and keeps the newest. (What
+    ``CallbacksHandler.checkpoint()`` gives is another class of that name; all that a training needs to go on is what
+    :class:`TrainingCheckpoint` writes.)
 
     ::
 

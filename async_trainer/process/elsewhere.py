@@ -34,7 +34,7 @@ def remade(
         same = False
     if not same:
         made = LaneError(said)
-        made.__dict__["_class_elsewhere"] = said.partition(":")[0]
+        made.__dict__["_class_elsewhere"] = f"{cls.__module__}.{cls.__qualname__}"
     made.__cause__ = cause or ElsewhereError(text)
     made.__dict__["_told_elsewhere"] = text
     return made

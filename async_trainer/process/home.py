@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from async_trainer.attach import Attached
 from async_trainer.process.ship import ship, ship_callbacks
 from async_trainer.runtime.job import Job
+from async_trainer.states import has_state
 
 if TYPE_CHECKING:
     from async_trainer.process.session import HomeSession
@@ -47,7 +48,7 @@ class Home:
         self._unshipped.append(one)
         if self._started:
             self.ship()
-        if callable(getattr(one.callback, "state_dict", None)) and _has_state(one.callback):
+        if has_state(one.callback):
             self._stateful.add(one.name)
 
     def add(self, proxied: Proxied) -> None:
@@ -116,12 +117,6 @@ class Home:
         from async_trainer.process.session import HomeSession
 
         return HomeSession(self, self.lane)
-
-
-def _has_state(callback: Any) -> bool:
-    from async_trainer.callback import Callback
-
-    return getattr(type(callback), "state_dict", None) is not Callback.state_dict
 
 
 def import_paths() -> list[str]:

@@ -48,7 +48,8 @@ class Names:
 
 
 class Checkpoint:
-    """A checkpoint that was asked for. Made by ``CallbacksHandler.checkpoint()``, which never waits.
+    """A checkpoint that was asked for. Made by ``CallbacksHandler.checkpoint()``, which never waits. (The callback that
+    writes states is :class:`async_trainer.callbacks.Checkpoint`.)
 
     Attributes:
         path: the folder of its bundle, once it is there.

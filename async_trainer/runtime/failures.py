@@ -28,8 +28,11 @@ class Failures:
         self._at_end: list[Failure] = []
 
     def after_fork(self) -> None:
-        """In a forked child nobody is left to release the lock."""
+        """In a forked child nobody is left to release the lock, and the failures are the parent's to raise."""
         self._lock = threading.RLock()
+        self._kinds = {}
+        self.to_raise.clear()
+        self._at_end = []
 
     def record(self, job: Job, attempt: int, error: BaseException) -> None:
         """A job failed for good. The lane's thread, after the job is settled."""
@@ -98,7 +101,8 @@ def _class_of(error: BaseException) -> str:
     """The name of its class: what comes from another process may be of a class that is made anew each time, or that
     can't be made here."""
     elsewhere = vars(error).get("_class_elsewhere") if hasattr(error, "__dict__") else None
-    return elsewhere if isinstance(elsewhere, str) else type(error).__name__
+    cls = type(error)
+    return elsewhere if isinstance(elsewhere, str) else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def told(error: BaseException) -> str:

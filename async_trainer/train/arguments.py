@@ -10,7 +10,7 @@ import torch
 from torch.nn.parameter import UninitializedParameter
 
 from async_trainer.errors import ConfigurationError
-from async_trainer.events import Event
+from async_trainer.events import Event, brought_by
 from async_trainer.handler import CallbacksHandler
 from async_trainer.suggest import suggestion
 from async_trainer.train.config import ComputationalConfig, OptimizationConfig
@@ -92,14 +92,9 @@ def check_hooks(callbacks: CallbacksHandler) -> None:
                 if required not in brought and required != "event":
                     raise ConfigurationError(
                         f"{one.name}.{name} names {required!r}, which neither this event nor the start of the run "
-                        f"brings{_elsewhere(required) or suggestion(required, brought)}. There are: "
+                        f"brings{brought_by(required) or suggestion(required, brought)}. There are: "
                         f"{', '.join(brought)}. Give the parameter a default to make it optional"
                     )
-
-
-def _elsewhere(name: str) -> str:
-    events = [event.value for event in Event if name in event.arguments]
-    return f"; it comes with {', '.join(events)}" if events else ""
 
 
 def check_open(callbacks: CallbacksHandler) -> None:

@@ -9,6 +9,42 @@ import pytest
 from tests.endings.child import numbers, run
 
 
+def test_a_forked_child_ends_without_its_parents_checkpoint_and_errors(tmp_path: Path) -> None:
+    ended = run(
+        tmp_path,
+        """
+        import faulthandler
+        class Fails:
+            def __init__(self):
+                self.go, self.failed = threading.Event(), threading.Event()
+            def on_batch_end(self, *, step):
+                if step:
+                    self.failed.set()
+                    self.go.wait()
+                raise ValueError("the parent's")
+        fails = Fails()
+        handler = CallbacksHandler([background(fails, on_error="raise_at_end")])
+        for step in range(2):
+            handler.call_event("on_batch_end", step=step)
+        fails.failed.wait()
+        handler.checkpoint("resume", step=1)  # it waits for the lane
+        pid = os.fork()
+        if pid == 0:
+            faulthandler.dump_traceback_later(5, exit=True)
+            handler.finish()
+            handler.close()
+            os._exit(7)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        fails.go.set()
+        try:
+            handler.close()
+        except Exception as error:
+            tell(f"{status} {type(error).__name__}")
+        """,
+    ).check()
+    assert ended.out == "7 LaneError\n", ended.err
+
+
 def test_a_forked_child_does_not_write_over_what_its_parent_has_written(tmp_path: Path) -> None:
     ended = run(
         tmp_path,

@@ -76,6 +76,20 @@ def test_failures_are_counted_by_their_classes_in_the_child() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_errors_of_classes_of_one_name_are_different_kinds(placement: Any) -> None:
+    class Odd(Callback):
+        def on_batch_end(self, *, n: int) -> None:
+            raise type("Odd", (Exception,), {"__module__": ("one", "two")[n % 2]})(f"kind {n % 2}")
+
+    with CallbacksHandler([background(Odd(), placement=placement)]) as handler:
+        for n in range(4):
+            handler.call_event("on_batch_end", n=n)
+    assert [(one.count, one.what.endswith(f"kind {n}")) for n, one in enumerate(handler.close().errors)] == [
+        (2, True), (2, True),
+    ]  # fmt: skip
+
+
 def test_a_state_that_always_fails_does_not_hold_the_budget(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     rows = Flaky(tmp_path / "rows")

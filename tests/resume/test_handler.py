@@ -339,6 +339,25 @@ def test_another_kind_of_optimizer_is_refused_before_anything_is_restored(
         assert torch.equal(model.weight, before)
 
 
+def test_a_callback_that_nothing_sets_up_in_a_resumed_run_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Opens:
+        def on_train_start(self) -> None: ...
+
+    class Counts(Opens):
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+    class Both(Opens):
+        def on_resume(self) -> None: ...
+
+    with CallbacksHandler([Opens(), background(Opens(), name="late"), Counts(), Both()]) as handler:
+        handler.call_event("on_train_start")
+        assert "on_resume" not in caplog.text
+        handler.call_event("on_resume")
+    told = [one.getMessage().split()[0] for one in caplog.records if "give it on_resume" in one.getMessage()]
+    assert told == ["opens", "late"]
+
+
 class Resumed:
     def on_resume(self) -> None: ...
 
