@@ -162,7 +162,8 @@ def measure(effort: Effort) -> list[Row]:
         for variant in variants:  # the process starts, libraries are loaded
             variant.fire(0)
             variant.rest()
-        return [row for name, shape in STEPS.items() for row in _rows(name, make_step(*shape), variants, effort)]
+        names = STEPS if effort.full else [GATED]
+        return [row for name in names for row in _rows(name, make_step(*STEPS[name]), variants, effort)]
     finally:
         for variant in variants:
             variant.close()
@@ -172,7 +173,7 @@ def _rows(name: str, step: Callable[[], None], variants: list[Alone], effort: Ef
     named = {one.name: one for one in variants}
     times: dict[str, list[float]] = {name: [] for name in named}
     idle: set[str] = set()
-    for which, _ in by_turns(named, effort.times(9, 2 if name == GATED else 1), warm_up=0):
+    for which, _ in by_turns(named, effort.times(9, 2), warm_up=0):
         mean, busy = _measure(step, named[which], SECONDS if effort.full else QUICK_SECONDS)
         times[which].append(mean)
         if not busy:
