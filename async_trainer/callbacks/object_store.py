@@ -53,6 +53,7 @@ class ObjectStore:
         self._secrets = sorted({*url_secrets(self.url), *option_secrets("", self.options)})
         self._filesystem: Any = None
         self._root = ""
+        self._refused = False  # the credentials that were there then
 
     def __str__(self) -> str:
         return shown(self.url)
@@ -108,6 +109,8 @@ class ObjectStore:
             action(filesystem, f"{self._root}/{name}" if self._root else name)
             return
         except Exception as error:
+            if isinstance(error, PermissionError):  # a token may have expired: what the environment has next is tried
+                self._filesystem, self._refused = None, True
             text = redacted(f"{type(error).__name__}: {error}", self._secrets)
             # A cause would bring its own text, and what it was called with, into each log.
             cause = None if self._secrets else error
@@ -119,7 +122,8 @@ class ObjectStore:
         elif self._filesystem is None:
             from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-            self._filesystem, root = url_to_fs(self.url, **self.options)
+            anew = {"skip_instance_cache": True} if self._refused else {}
+            self._filesystem, root = url_to_fs(self.url, **{**self.options, **anew})
             self._root = root.rstrip("/")
         return self._filesystem
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -51,7 +52,7 @@ class Server:
         requests: method, path, headers and body of each, in the order that they came.
     """
 
-    def __init__(self, answer: Callable[[str, str, Mapping[str, str], bytes], Answer | None]) -> None:
+    def __init__(self, answer: Callable[[str, str, Mapping[str, str], bytes], Answer | None], port: int = 0) -> None:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.over = threading.Event()
         self._came = threading.Condition()
@@ -84,7 +85,7 @@ class Server:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -103,13 +104,21 @@ class Server:
 
 
 @contextmanager
-def serving(answer: Callable[[str, str, Mapping[str, str], bytes], Answer | None]) -> Iterator[Server]:
-    """A :class:`Server`, closed at the end."""
-    server = Server(answer)
+def serving(answer: Callable[[str, str, Mapping[str, str], bytes], Answer | None], port: int = 0) -> Iterator[Server]:
+    """A :class:`Server`, closed at the end; on a port of the system's choice, if none is given."""
+    server = Server(answer, port)
     try:
         yield server
     finally:
         server.close()
+
+
+def free_port() -> int:
+    """One at which connections are refused, until somebody serves there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def forward(url: str, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:

@@ -29,7 +29,7 @@ from async_trainer.files.weights import load_weights
 from async_trainer.testing import check_callback, play
 from async_trainer.train.maps import Maps
 from tests.callbacks.loops import Metrics
-from tests.callbacks.servers import Answer, forward, mlflow_server, serving
+from tests.callbacks.servers import Answer, forward, free_port, mlflow_server, serving
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +280,17 @@ def test_a_token_that_expires_is_read_anew_and_is_in_no_text(
         for shown in (text, repr(log), caplog.text, repr(log.state_dict()), repr(vars(log))):
             assert "old-token" not in shown
             assert "new-token" not in shown
+
+
+def test_a_server_that_refuses_connections_at_first_has_all_when_it_is_there(real: str) -> None:
+    port = free_port()
+    log = MLflow(f"http://127.0.0.1:{port}")
+    log.on_train_start()
+    log_batches(log, range(1, 3))
+    with serving(lambda *request: forward(real, *request), port):
+        log_batches(log, range(3, 5))
+        log.on_train_end()
+    assert history(real, log.run_id)["loss"] == [(step, float(step)) for step in range(1, 5)]
 
 
 def test_credentials_in_the_url_are_in_no_text(caplog: pytest.LogCaptureFixture) -> None:

@@ -180,6 +180,38 @@ def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_all_rows_once(
     assert backend.exit_code(run.log.run_id) == 0
 
 
+@pytest.mark.slow
+def test_a_server_that_refuses_connections_in_the_middle_has_all_rows_when_it_is_back(tmp_path: Path) -> None:
+    backend = WandBBackend()
+    with serving(backend) as server:
+        run = Online(tmp_path, server.url)
+    run.batches(range(1, 8))
+    with serving(backend, int(server.url.rpartition(":")[2])):
+        run.end()
+    assert backend.losses(run.log.run_id) == [float(n) for n in range(1, 8)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["run.end()", "sys.exit(3)", "pass"])
+def test_a_script_with_an_online_run_ends_as_it_should(tmp_path: Path, way: str) -> None:
+    backend = WandBBackend()
+    script = f"""
+import sys
+from pathlib import Path
+from tests.callbacks.test_wandb import Online
+run = Online(Path(sys.argv[1]), sys.argv[2])
+run.batches(range(1, 8))
+{way}
+"""
+    with serving(backend) as server:
+        ended = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), server.url], capture_output=True, text=True, timeout=120
+        )
+    assert ended.returncode == (3 if "exit" in way else 0), ended.stderr
+    if way == "run.end()":
+        assert [backend.losses(one) for one in backend.runs] == [[float(n) for n in range(1, 8)]]
+
+
 @pytest.mark.parametrize("outage", [pytest.param(one, marks=[pytest.mark.slow] * (one == "500")) for one in OUTAGES])
 def test_what_a_server_that_stays_away_has_not_is_told_at_the_end_and_is_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str
@@ -213,7 +245,8 @@ def test_a_token_that_expires_is_told_at_the_end_and_is_in_no_text(
         with pytest.raises(LaneError, match=r"is not all on the server .*401 Unauthorized.*for: wandb sync") as raised:
             run.end()
     assert losses(tmp_path, run.log.run_id) == [float(n) for n in range(1, 8)]
-    for shown in ("".join(traceback.format_exception(raised.value)), caplog.text, repr(run.log.state_dict())):
+    told = "".join(traceback.format_exception(raised.value))
+    for shown in (told, caplog.text, repr(run.log), repr(run.log.state_dict())):
         assert KEY not in shown
 
 

@@ -31,6 +31,11 @@ class WandBBackend:
         rows = self._rows.get(run_id or "", {})
         return [rows[number]["loss"] for number in sorted(rows) if "loss" in rows[number]]
 
+    @property
+    def runs(self) -> list[str]:
+        """Those that have rows."""
+        return list(self._rows)
+
     def exit_code(self, run_id: str | None) -> int | None:
         """Of a run that has ended."""
         return self._exit_codes.get(run_id or "")
