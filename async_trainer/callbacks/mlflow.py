@@ -151,7 +151,7 @@ class MLflow(ScalarLog):
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         if self._outbox is None:
             if self._loaded is None:
-                raise RuntimeError("MLflow: no run is open: on_train_start or on_resume comes first")
+                raise RuntimeError("MLflow: no run is open: on_train_start or on_resume comes first, or has failed")
             self._open(self._loaded)
 
     def _log(self, state: TrainerState, values: Mapping[str, float], *, batch: bool) -> None:

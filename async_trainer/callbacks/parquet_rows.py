@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from async_trainer.callbacks.rows import as_text
 from async_trainer.files.appended import Attempt
 from async_trainer.files.atomic import atomic_write, sync_folder
 
@@ -70,7 +71,7 @@ class ParquetRows:
         if self._is_open:
             return
         if self._loaded is None:
-            raise RuntimeError(f"{self!r}: it is not open: on_train_start or on_resume comes first")
+            raise RuntimeError(f"{self!r}: it is not open: on_train_start or on_resume comes first, or has failed")
         self._open(self._loaded)  # in a process that takes the place of one that died
 
     @property
@@ -106,7 +107,7 @@ class ParquetRows:
         """
         self._check_open()
         at = place.get("epoch"), place.get("batch"), place.get("step")
-        self._rows += [(*at, name, value) for name, value in values.items()]
+        self._rows += [(*at, as_text(name), value) for name, value in values.items()]
         if len(self._rows) >= SEGMENT:
             self.sync()
 

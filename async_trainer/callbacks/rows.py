@@ -60,6 +60,11 @@ class RowFile(AppendedFile):
             self._append(descriptor, ",".join(_COLUMNS).encode() + b"\n")
 
 
+def as_text(name: str) -> str:
+    """``name``, with what is no text escaped."""
+    return name.encode(errors=ESCAPE).decode()
+
+
 def as_json(place: Mapping[str, int], values: Mapping[str, float]) -> bytes:
     """A line of JSON; what is not finite as a string."""
     named = {name: value if math.isfinite(value) else _NAMES.get(value, "NaN") for name, value in values.items()}

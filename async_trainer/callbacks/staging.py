@@ -78,7 +78,7 @@ class Staging:
             self._begun.add(folder)
         if begin:  # what an earlier process, killed, has left
             shutil.rmtree(folder / home, ignore_errors=True)
-        for path in _files(folder, patterns, without):
+        for path in find_files(folder, patterns, without):
             name = prefix + path.relative_to(folder).as_posix()
             staged = self._take(name, path, folder / home)
             if staged is not None:
@@ -203,7 +203,7 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
     return list(folder.glob(pattern))
 
 
-def _files(folder: Path, patterns: Iterable[str], without: Path | None) -> Iterator[Path]:
+def find_files(folder: Path, patterns: Iterable[str], without: Path | None) -> Iterator[Path]:
     found = {path for pattern in patterns for path in _glob(folder, pattern)}
     for path in sorted(found):
         inside = path.relative_to(folder).parts

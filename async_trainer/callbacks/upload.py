@@ -15,7 +15,7 @@ from async_trainer.callback import Callback
 from async_trainer.callbacks.object_store import ObjectStore, UploadError
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.callbacks.sent import Sent
-from async_trainer.callbacks.staging import Staged, Staging, copy_whole
+from async_trainer.callbacks.staging import Staged, Staging, copy_whole, find_files
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.weights import SUFFIXES
 from async_trainer.runtime.barrier import Barrier
@@ -140,7 +140,7 @@ class Upload(Callback):
         self._upload_all(maps, state, callbacks)
         folder = self._place(maps, state)[0]
         self._sent.pop(folder, self._sent_from(folder)).end()
-        missed = [pattern for pattern in self.files if not any(folder.glob(pattern))]
+        missed = [pattern for pattern in self.files if not any(find_files(folder, [pattern], self.store.local))]
         if missed:
             logger.warning("Upload: no file in %s matches files=%r", folder, missed)
 

@@ -205,7 +205,7 @@ class WandB(ScalarLog):
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         if self._run is None:
             if self._loaded is None and not self._resumes:
-                raise RuntimeError("WandB: no run is open: on_train_start or on_resume comes first")
+                raise RuntimeError("WandB: no run is open: on_train_start or on_resume comes first, or has failed")
             self._open(self._find(maps, state), {})
             self._rows = self._there if self._loaded is None else self._loaded["rows"]
         if event is not None and event.attempt > 1:

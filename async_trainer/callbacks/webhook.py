@@ -180,7 +180,8 @@ def describe(
     values = {name: value if math.isfinite(value) else str(value) for name, value in metric_values(metrics).items()}
     failure = None
     if error is not None:
-        said = "" if isinstance(error, SystemExit) else f": {error}".removesuffix(": ")
+        is_status = isinstance(error, SystemExit) and not isinstance(error.code, str)  # else it is what it says
+        said = "" if is_status else f": {error}".removesuffix(": ")
         failure = what_ended(error) + said
     text = f"The training {'was interrupted' if status == 'interrupted' else 'has ' + status}"
     text += f" in epoch {epoch}" if epoch is not None else ""

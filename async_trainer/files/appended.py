@@ -159,6 +159,11 @@ class AppendedFile:
     def _append(self, descriptor: int, data: bytes) -> None:
         if self._torn:
             os.ftruncate(descriptor, self.size)
+        elif (there := os.fstat(descriptor).st_size) != self.size:  # two callbacks of this process, say
+            raise OSError(
+                errno.EBUSY, f"somebody else writes to it (it has {there} bytes, and {self.size} are ours); each needs "
+                "a file of its own: give it another path", str(self.path),
+            )  # fmt: skip
         self._torn = self._unsynced = True
         os.lseek(descriptor, self.size, os.SEEK_SET)
         rest = memoryview(data)

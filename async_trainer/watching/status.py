@@ -147,7 +147,5 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     In ASCII: an error's text may hold what no file takes.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(
-        json.dumps(content, separators=(",", ":")), encoding="utf-8"
-    )  # in ASCII: an error's text may hold what no file takes
+    partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
     partial.replace(path)

@@ -16,13 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from async_trainer import CallbacksHandler, TrainerState, background, inline
 from async_trainer.callbacks import MetricsLog
 from async_trainer.callbacks.rows import RowFile
-from async_trainer.errors import ConfigurationError
+from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.routes import EventInfo
 from async_trainer.testing import check_callback, hold, play
 from async_trainer.train.maps import Maps
@@ -122,6 +123,27 @@ def test_csv_has_a_line_for_each_value_under_one_header(tmp_path: Path) -> None:
             ["1", "", "1", "validation/loss", "0.25"],
             ["1", "", "1", 'validation/a "b", c', "nan"],
         ]
+
+
+def test_two_logs_on_one_path_are_told(tmp_path: Path) -> None:
+    handler = CallbacksHandler([MetricsLog(tmp_path / "log.csv"), MetricsLog(tmp_path / "log.csv")])
+    handler.call_event("on_train_start")
+    for number in range(1, 4):
+        handler.call_event("on_validation_end", state=at(number), metrics={"loss": 0.5})
+        handler.flush()
+    with pytest.raises(LaneError, match=r"somebody else writes to it .* give it another path"):
+        handler.close()
+
+
+def test_a_name_that_is_no_text_costs_no_row_of_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    log = MetricsLog(tmp_path / "metrics.parquet")
+    log.on_train_start()
+    for name in ("a", "b-\udc80", "c"):
+        log.on_validation_end(state=at(1), metrics={name: 0.5})
+    log.on_train_end()
+    names = pd.read_parquet(tmp_path / "metrics.parquet")["name"]
+    assert list(names) == ["validation/a", "validation/b-\\udc80", "validation/c"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

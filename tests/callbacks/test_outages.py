@@ -125,7 +125,9 @@ def test_s3_is_asked_with_the_next_token_when_one_has_expired(
         assert asked.is_set()
         assert handler.close().ok
     assert content(bucket, "a.txt") == b"1"
-    assert "hunter2" not in caplog.text
+    (uploader,) = [one.callback for one in handler.attached]
+    for shown in (caplog.text, repr(uploader), repr(uploader.state_dict())):
+        assert "hunter2" not in shown
 
 
 def test_s3_that_never_comes_back_is_told_at_the_end_and_counted(

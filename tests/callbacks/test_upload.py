@@ -100,12 +100,12 @@ def test_a_pattern_that_no_file_matches_is_warned_of_at_the_end(
 ) -> None:
     maps = Maps(tmp_path / "maps")
     folder = maps.split(0).path
-    run = Run(Upload(store.as_uri(), files=["checkpoints/*", "logz/*"]), maps=maps)
+    run = Run(Upload(store.as_uri(), files=["checkpoints/*", "checkpoints", "logz/*"]), maps=maps)
     write(folder / "checkpoints" / "epoch-1.pt", b"one")
     run.epoch()
     assert "matches files" not in caplog.text
     run.end()
-    assert f"Upload: no file in {folder} matches files=['logz/*']" in caplog.text
+    assert f"Upload: no file in {folder} matches files=['checkpoints', 'logz/*']" in caplog.text
 
 
 @WAYS

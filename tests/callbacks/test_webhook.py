@@ -79,6 +79,12 @@ def test_the_end_of_a_training_is_told_with_its_metrics(tmp_path: Path) -> None:
     [
         (ValueError("no"), "failed", "The training has failed in epoch 3: ValueError: no"),
         (KeyboardInterrupt(), "interrupted", "The training was interrupted in epoch 3: KeyboardInterrupt"),
+        (SystemExit(143), "interrupted", "The training was interrupted in epoch 3: SIGTERM (status 143)"),
+        (
+            SystemExit("no disk"),
+            "interrupted",
+            "The training was interrupted in epoch 3: SystemExit (status 1): no disk",
+        ),
     ],
 )
 def test_a_failure_is_told_with_its_error(error: BaseException, status: str, text: str) -> None:
