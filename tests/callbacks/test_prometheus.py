@@ -6,6 +6,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from async_trainer import CallbacksHandler, TrainerState, background, inline
 from async_trainer.callbacks.prometheus import Prometheus
 from async_trainer.errors import ConfigurationError
-from async_trainer.testing import play
+from async_trainer.testing import check_callback, play
+
+OF_THE_RUN = ("async_trainer_value", "async_trainer_epoch", "async_trainer_step")
+"""What doesn't differ by where callbacks run."""
 
 
 def scrape(callback: Prometheus) -> dict[tuple[str, ...], float]:
@@ -51,6 +55,26 @@ def test_it_serves_where_the_run_is_and_the_last_of_each_value(wrap: Callable[[A
         handler.flush()
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", callback.port or 1), timeout=5)
+
+
+class Scraped(Prometheus):
+    """Asks itself after each validation, over HTTP, and keeps the answer."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(0)
+        self.folder = folder
+
+    def _settle(self) -> None:
+        super()._settle()
+        ours = {name: value for name, value in scrape(self).items() if name[0] in OF_THE_RUN}
+        with (self.folder / "scraped").open("a") as file:
+            print(sorted(ours.items()), file=file)
+
+
+@pytest.mark.slow
+def test_what_is_asked_after_each_validation_is_the_same_however_it_runs() -> None:
+    with pytest.warns(UserWarning, match="it is not run in a process"):
+        check_callback(Scraped, exactly_once=False)
 
 
 def test_a_lane_that_hangs_is_seen_to_hang() -> None:
