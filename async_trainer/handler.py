@@ -636,7 +636,11 @@ class CallbacksHandler:
             raise ConfigurationError(f"publish: there is no event {step!r}{suggestion(step, self._events)}")
         if self.closed:
             raise ConfigurationError("publish: this handler is closed: there is nothing to tell any more")
-        self._publish(Path(folder).absolute(), step=step)
+        from async_trainer.watching.status import warn_of_another
+
+        folder = Path(folder).absolute()
+        warn_of_another(folder)
+        self._publish(folder, step=step)
 
     def _publish(
         self,

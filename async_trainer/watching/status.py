@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from async_trainer.errors import ConfigurationError
+
+logger = logging.getLogger("async_trainer")
 
 FORMAT = 1
 NAME = "status.json"
@@ -97,6 +100,20 @@ def read(path: Path) -> Status:
         raise ConfigurationError(f"{path} is no status file of this version of async_trainer")
     age = max(0.0, time.time() - said["written"])
     return Status(path, said, _state(said, age), age)
+
+
+def warn_of_another(folder: Path) -> None:
+    """Tell that a run which goes on publishes in the same folder."""
+    path = folder / NAME
+    try:
+        another = path.is_file() and read(path).state == "running"
+    except (ConfigurationError, OSError):
+        return
+    if another:
+        logger.warning(
+            "publish: another run tells in %s how it is doing, and what one says replaces what the other does: give "
+            "each a folder of its own", folder,
+        )  # fmt: skip
 
 
 def is_status(path: Path) -> bool:

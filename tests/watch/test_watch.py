@@ -69,6 +69,20 @@ def test_it_shows_what_hangs_what_waits_behind_it_and_what_fails_and_then_that_t
         assert re.search(r"^plots +4 .* was in on_batch_end", seen.stdout, re.MULTILINE)
 
 
+def test_two_that_publish_in_one_folder_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with CallbacksHandler() as first:
+        first.publish(tmp_path)
+        said(tmp_path, lambda one: one.state == "running")
+        assert "another run" not in caplog.text
+        with CallbacksHandler() as second:
+            second.publish(tmp_path)
+            assert f"another run tells in {tmp_path} how it is doing" in caplog.text
+    caplog.clear()
+    with CallbacksHandler() as third:  # those have ended
+        third.publish(tmp_path)
+    assert not caplog.text
+
+
 ENDS = {
     "finished": "with handler: step()",
     "ended by ValueError": "with handler:\n    step()\n    raise ValueError",
