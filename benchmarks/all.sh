@@ -12,5 +12,6 @@ mkdir -p benchmarks/results
 "$python" benchmarks/growth.py --json benchmarks/results/growth.json --plot docs/_static/growth.png |
     tee benchmarks/results/growth.txt
 "$python" benchmarks/timeline.py --json benchmarks/results/timeline.json | tee benchmarks/results/timeline.txt
+"$python" benchmarks/convoy.py --json benchmarks/results/convoy.json | tee benchmarks/results/convoy.txt
 "$python" benchmarks/slow_sink.py --json benchmarks/results/slow_sink.json | tee benchmarks/results/slow_sink.txt
 "$python" benchmarks/peers.py --json benchmarks/results/peers.json | tee benchmarks/results/peers.txt

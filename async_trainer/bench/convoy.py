@@ -17,7 +17,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
@@ -43,17 +43,21 @@ TRIES = 3  # on a machine whose cores others want too, an event may be late
 
 
 class Busy:
-    """Computes in plain Python for some 100 ms on each event; keeps when."""
+    """Computes for some 100 ms on each event, in plain Python; keeps when."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[float, float]] = []
 
     def on_batch_end(self, *, step: int) -> None:
         began = clock()
+        self.work()
+        self.spans.append((began, clock()))
+
+    def work(self) -> None:
+        """What it computes."""
         total = 0
         for n in range(1_500_000):
             total += n
-        self.spans.append((began, clock()))
 
     def share(self, began: float, ended: float) -> float:
         """Of the time between, in hooks."""
@@ -104,8 +108,8 @@ class PlainThread(Alone):
 
     name = "plain thread"
 
-    def __init__(self) -> None:
-        self.callback = Busy()
+    def __init__(self, callback: Busy) -> None:
+        self.callback = callback
         self.queue: queue.Queue[int | None] = queue.Queue(2)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -133,8 +137,8 @@ class PlainThread(Alone):
 class OurLane(Alone):
     """A lane of ours. In a process, the spans come back with the callback's attributes, at the flush."""
 
-    def __init__(self, placement: Placement) -> None:
-        self.callback = Busy()
+    def __init__(self, placement: Placement, callback: Busy) -> None:
+        self.callback = callback
         self.name = f"{placement} lane"
         self.handler = CallbacksHandler(
             [background(self.callback, placement=placement, queue_size=2, overflow="drop_newest")]
@@ -157,13 +161,20 @@ def measure(effort: Effort) -> list[Row]:
     """The rows of ``convoy``."""
     torch.set_num_threads(1)
     logging.getLogger("async_trainer").setLevel(logging.ERROR)  # it warns of the thread lane, rightly
-    variants = [Alone(), OtherProcess(), PlainThread(), OurLane("thread"), OurLane("process")]
+    names = STEPS if effort.full else [GATED]
+    return beside(Busy, {name: STEPS[name] for name in names}, effort)
+
+
+def beside(callback: Callable[[], Busy], steps: Mapping[str, tuple[int, int, int]], effort: Effort) -> list[Row]:
+    """The rows of ``steps``, shapes by name, beside such a callback."""
+    variants = [
+        Alone(), OtherProcess(), PlainThread(callback()), OurLane("thread", callback()), OurLane("process", callback()),
+    ]  # fmt: skip
     try:
         for variant in variants:  # the process starts, libraries are loaded
             variant.fire(0)
             variant.rest()
-        names = STEPS if effort.full else [GATED]
-        return [row for name in names for row in _rows(name, make_step(*STEPS[name]), variants, effort)]
+        return [row for name, shape in steps.items() for row in _rows(name, make_step(*shape), variants, effort)]
     finally:
         for variant in variants:
             variant.close()
