@@ -69,7 +69,8 @@ def check_every(every: Any, where: str) -> int:
 class ScalarLog(Callback):
     """Of callbacks that log scalars: which, of which batches, and when. What a log is, is the subclass's.
 
-    A subclass has ``_start``, ``_log``, ``_settle`` and ``_end``.
+    A subclass has ``_begin``, ``_log`` and ``_settle``: not abstract methods, as it may take them from another base
+    that comes before this one (TensorBoard's ``_begin`` is ``EventLog``'s), and no user makes one of its own.
     """
 
     def __init__(self, every: int) -> None:
@@ -117,11 +118,11 @@ class ScalarLog(Callback):
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         """Be ready to log, as before ``event``: an earlier attempt at it may have logged a part, and a process that
         takes another's place has a state, and no start."""
-        raise NotImplementedError
+        raise NotImplementedError  # the subclass's
 
     def _log(self, state: TrainerState, values: Mapping[str, float], *, batch: bool) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # the subclass's
 
     def _settle(self) -> None:
         """All that was logged is to be there now."""
-        raise NotImplementedError
+        raise NotImplementedError  # the subclass's

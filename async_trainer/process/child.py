@@ -27,7 +27,7 @@ from async_trainer.hooks import find_hooks
 from async_trainer.process.answers import DELIVERED, Answers
 from async_trainer.process.elsewhere import said_by
 from async_trainer.process.heard import ToParent, set_warning_filters
-from async_trainer.process.pickling import REMEDY, Packer, pack_error
+from async_trainer.process.pickling import REMEDY, Packer, pack_error, pack_result, pickled_attributes
 from async_trainer.process.remade import define, mapped, unpack
 from async_trainer.process.ship import Shipper
 from async_trainer.process.tasks import HookHere, Missing, Quiet, Refused, Task
@@ -38,7 +38,6 @@ from async_trainer.runtime.lane import Ending, Lane
 from async_trainer.runtime.listening import LaneEvent
 from async_trainer.runtime.pool import Pool
 from async_trainer.runtime.wire import Wire
-from async_trainer.snapshot.attributes import fields_of, filled_slots
 from async_trainer.states import Visit
 
 QUIET = 0.05  # s: without work, before a state is sent
@@ -152,7 +151,7 @@ class Child(Answers):
         for event, hook in hooks.items():
             task = HookTask(hook, owner, Options(), self.lane)
             self._tasks["hook", name, event] = Task(self, HookHere(task), owner)
-        self._sent_attributes[name] = {key: hash(held) for key, held in _pickled_attributes(callback).items()}
+        self._sent_attributes[name] = {key: hash(held) for key, held in pickled_attributes(callback).items()}
 
     def _on_object(self, name: str, pickled: bytes, made: bool, owner: Owner) -> None:
         from async_trainer.process.calls import Target
@@ -299,7 +298,7 @@ class Child(Answers):
         if error is None and result is None:
             self._out.append(DELIVERED)
         elif error is None:
-            self._out.append(("settled", Ending.DELIVERED.value, 1, 1, _packed(result), None))
+            self._out.append(("settled", Ending.DELIVERED.value, 1, 1, pack_result(result), None))
         elif isinstance(error, EventLostError):
             self._out.append(("settled", Ending.DROPPED.value, 1, 1, None, None))
         else:
@@ -330,7 +329,7 @@ class Child(Answers):
         changed: dict[str, dict[str, bytes]] = {}
         for name, one in self._attached.items():
             sent = self._sent_attributes[name]
-            for key, pickled in _pickled_attributes(one.callback).items():
+            for key, pickled in pickled_attributes(one.callback).items():
                 if sent.get(key) != hash(pickled):
                     sent[key] = hash(pickled)
                     changed.setdefault(name, {})[key] = pickled
@@ -371,25 +370,6 @@ class Child(Answers):
                 self._state_seconds = clock() - began
 
             self._visit_with(None, passed)
-
-
-def _packed(result: Any) -> tuple[str, bytes | None]:
-    try:
-        return "", Packer().pack(result)[0]
-    except Exception as error:
-        return f"{type(result).__name__}: {error}", None
-
-
-def _pickled_attributes(callback: Any) -> dict[str, bytes]:
-    """The attributes of a callback that can be sent back."""
-    pickled: dict[str, bytes] = {}
-    slots = [(slot.__name__, value) for slot, value in filled_slots(callback)]
-    for name, value in [*(fields_of(callback) or {}).items(), *slots]:
-        try:
-            pickled[name] = Packer().pack(value)[0]
-        except Exception:  # a file, a connection: it stays here
-            continue
-    return pickled
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from async_trainer.process.remade import (
     view_of,
 )
 from async_trainer.snapshot import SMALL
+from async_trainer.snapshot.attributes import fields_of, filled_slots
 from async_trainer.snapshot.shared import Block, Segments
 
 PARAMETRIZE = "torch.nn.utils.parametrize"
@@ -331,3 +332,23 @@ def pack_error(error: BaseException, text: str) -> tuple[str, str, bytes | None]
     except Exception:
         return said_by(error), text, None
     return said_by(error), text, pickled
+
+
+def pack_result(result: Any) -> tuple[str, bytes | None]:
+    """The pickle of what a call has returned; where it can't be sent, why."""
+    try:
+        return "", Packer().pack(result)[0]
+    except Exception as error:
+        return f"{type(result).__name__}: {error}", None
+
+
+def pickled_attributes(callback: Any) -> dict[str, bytes]:
+    """The attributes of a callback that can be sent back."""
+    pickled: dict[str, bytes] = {}
+    slots = [(slot.__name__, value) for slot, value in filled_slots(callback)]
+    for name, value in [*(fields_of(callback) or {}).items(), *slots]:
+        try:
+            pickled[name] = Packer().pack(value)[0]
+        except Exception:  # a file, a connection: it stays here
+            continue
+    return pickled
