@@ -15,6 +15,7 @@ from torch import nn
 from async_trainer.callback import Callback
 from async_trainer.callbacks.model_checkpoint import FORMATS, unwrapped
 from async_trainer.callbacks.run_folder import given_folder, split_folder
+from async_trainer.callbacks.values import check_counts
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.files.loadable import check_loadable
@@ -71,9 +72,8 @@ class Checkpoint(Callback):
             if name not in OBJECTS:
                 hint = suggestion(name, OBJECTS) if isinstance(name, str) else ""
                 raise ConfigurationError(f"Checkpoint: there is no {name!r}{hint}; there are: {', '.join(OBJECTS)}")
-        for option, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs), ("keep", keep)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise ConfigurationError(f"Checkpoint: {option} must be a whole number, 1 or more, not {value!r}")
+        counts = {"every_n_steps": every_n_steps, "every_n_epochs": every_n_epochs, "keep": keep}
+        check_counts("Checkpoint", **{option: value for option, value in counts.items() if value is not None})
         if every_n_steps is None and every_n_epochs is None:
             raise ConfigurationError("Checkpoint() would write nothing: give every_n_steps= or every_n_epochs=")
         if format not in FORMATS:

@@ -16,6 +16,7 @@ from torch import nn
 
 from async_trainer.callback import Callback
 from async_trainer.callbacks.run_folder import given_folder, split_folder
+from async_trainer.callbacks.values import check_counts
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.runtime.placement.child import supported
@@ -73,8 +74,7 @@ class Figures(Callback):
         if find_spec("matplotlib") is None:
             raise ConfigurationError("Figures need matplotlib: pip install matplotlib")
         self._names = _names_of(draw)
-        if type(every) is not int or every < 1:
-            raise ConfigurationError(f"Figures: every must be a whole number of epochs, 1 or more, not {every!r}")
+        check_counts("Figures", every=every)
         self.draw = draw
         self.every = every
         self.folder = given_folder(self, folder)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from async_trainer.callbacks.event_log import EventLog
 from async_trainer.callbacks.model_checkpoint import unwrapped
-from async_trainer.errors import ConfigurationError
+from async_trainer.callbacks.values import check_counts
 from async_trainer.snapshot.gradients import with_gradients
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
@@ -53,9 +53,7 @@ class Histograms(EventLog):
         gradients: bool = True,
     ) -> None:
         super().__init__(folder)
-        for option, value in (("every", every), ("bins", bins)):
-            if type(value) is not int or value < 1:
-                raise ConfigurationError(f"Histograms: {option} must be a whole number, 1 or more, not {value!r}")
+        check_counts("Histograms", every=every, bins=bins)
         self.every = every
         self.bins = bins
         self.gradients = gradients

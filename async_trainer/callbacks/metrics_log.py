@@ -8,10 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from async_trainer.callback import Callback
 from async_trainer.callbacks.parquet_rows import SUFFIX, ParquetRows
 from async_trainer.callbacks.rows import FORMATS, RowFile
-from async_trainer.callbacks.scalars import batch_scalars, learning_rates, validation_scalars
+from async_trainer.callbacks.scalars import ScalarLog
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from async_trainer.routes import EventInfo
 
 
-class MetricsLog(Callback):
+class MetricsLog(ScalarLog):
     """Writes a row for each training batch, with its loss and learning rate, and one for each validation.
 
     As JSON lines::
@@ -72,29 +71,12 @@ class MetricsLog(Callback):
                 raise ConfigurationError(f"MetricsLog: path must end in {known}, not {path.name!r}")
             if path.suffix == SUFFIX and find_spec("pyarrow") is None:
                 raise ConfigurationError("MetricsLog: Parquet needs pyarrow: pip install 'async_trainer[parquet]'")
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ConfigurationError(f"MetricsLog: every must be a whole number of batches, 1 or more, not {every!r}")
+        super().__init__(every)
         self.path = path
-        self.every = every
         self._file = ParquetRows(path) if path is not None and path.suffix == SUFFIX else RowFile(path)
 
     def __repr__(self) -> str:
         return f"<MetricsLog: {self._file.path}>"
-
-    @property
-    def background(self) -> Mapping[str, Any]:  # type: ignore[override]  # each instance has its own ``when``
-        """In the background by default; what can't be written is raised at the end."""
-        options: dict[str, Any] = {
-            "on_error": "raise_at_end",
-            "select": {"optimizers": learning_rates},  # else each batch would capture their whole state
-        }
-        if self.every > 1:
-            options["when"] = {"on_backward_step_start": self.wants}
-        return options
-
-    def wants(self, *, state: TrainerState, **_: Any) -> bool:
-        """Whether the training batch of ``state`` is to be written. The training thread, if run in the background."""
-        return ((state.current_epoch - 1) * state.num_train_batches + state.current_train_batch) % self.every == 0
 
     def check_training(self, **arguments: Any) -> None:
         """Refuse a training without a place to write to."""
@@ -119,29 +101,14 @@ class MetricsLog(Callback):
         logs: Path = maps.split(state.split_idx).logs
         return logs / "metrics.jsonl"
 
-    def on_backward_step_start(
-        self,
-        *,
-        state: TrainerState,
-        loss: Any,
-        optimizers: Any = None,
-        event: EventInfo | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write the row of a batch."""
-        if not self.wants(state=state):
-            return
+    def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         self._file.begin(event)
-        values = batch_scalars(loss, optimizers, "MetricsLog")
-        place = {"epoch": state.current_epoch, "batch": state.current_train_batch, "step": state.optim_step}
-        self._file.write_row(place, values)
 
-    def on_validation_end(
-        self, *, state: TrainerState, metrics: Any, event: EventInfo | None = None, **kwargs: Any
-    ) -> None:
-        """Write the row of a validation."""
-        self._file.begin(event)
-        self._file.write_row({"epoch": state.current_epoch, "step": state.optim_step}, validation_scalars(metrics))
+    def _log(self, state: TrainerState, values: Mapping[str, float], *, batch: bool) -> None:
+        at = {"batch": state.current_train_batch} if batch else {}
+        self._file.write_row({"epoch": state.current_epoch, **at, "step": state.optim_step}, values)
+
+    def _settle(self) -> None:
         self._file.sync()
 
     def on_train_end(self, **kwargs: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from async_trainer.callbacks.event_log import EventLog
+from async_trainer.callbacks.values import check_counts
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
@@ -58,9 +59,7 @@ class SampleImages(EventLog):
         super().__init__(folder)
         if not callable(images) or inspect.isclass(images) or inspect.iscoroutinefunction(images):
             raise ConfigurationError(f"SampleImages: images must be a function of the output, not {images!r}")
-        for option, value in (("count", count), ("every", every)):
-            if type(value) is not int or value < 1:
-                raise ConfigurationError(f"SampleImages: {option} must be a whole number, 1 or more, not {value!r}")
+        check_counts("SampleImages", count=count, every=every)
         self.images = images
         self.count = count
         self.every = every

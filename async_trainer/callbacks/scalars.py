@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from async_trainer.callback import Callback, label
-from async_trainer.callbacks.values import metric_values, number
-from async_trainer.errors import ConfigurationError
+from async_trainer.callbacks.values import check_counts, metric_values, number
 from async_trainer.train.state import TrainerState
 
 if TYPE_CHECKING:
@@ -55,17 +54,6 @@ def validation_scalars(metrics: Any) -> dict[str, float]:
     return {f"validation/{name}": value for name, value in metric_values(metrics).items()}
 
 
-def check_every(every: Any, where: str) -> int:
-    """``every=`` as it was given to a constructor: a whole number of batches.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ConfigurationError(f"{where}: every must be a whole number of batches, 1 or more, not {every!r}")
-    return every
-
-
 class ScalarLog(Callback):
     """Of callbacks that log scalars: which, of which batches, and when. What a log is, is the subclass's.
 
@@ -74,7 +62,8 @@ class ScalarLog(Callback):
     """
 
     def __init__(self, every: int) -> None:
-        self.every = check_every(every, label(self))
+        check_counts(label(self), every=every)
+        self.every = every
 
     @property
     def background(self) -> Mapping[str, Any]:  # type: ignore[override]  # each instance has its own ``when``

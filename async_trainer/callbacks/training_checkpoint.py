@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from async_trainer.callback import Callback
+from async_trainer.callbacks.values import check_counts
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
@@ -61,11 +62,9 @@ class TrainingCheckpoint(Callback):
         wait: bool = False,
         at_signal: int | None = None,
     ) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps), ("keep", keep)):
-            if value is None and name != "keep":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"TrainingCheckpoint: {name} must be a whole number, 1 or more, not {value!r}")
+        counts = {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps}
+        given = {option: value for option, value in counts.items() if value is not None}
+        check_counts("TrainingCheckpoint", keep=keep, **given)
         if every_n_epochs is None and every_n_steps is None and at_signal is None:
             raise ConfigurationError(
                 "TrainingCheckpoint: give every_n_epochs, every_n_steps or at_signal, else it would do nothing"

@@ -38,6 +38,21 @@ def number(name: str, value: Any, where: str) -> float:
         raise TypeError(f"{where}: {name} must be a number, or a tensor of one, not {shape}") from error
 
 
+def check_counts(where: str, **options: Any) -> None:
+    """Options of a constructor that count something.
+
+    Args:
+        where: the callback, for messages.
+        options: by name.
+
+    Raises:
+        ConfigurationError: one is no whole number, or less than 1; names it.
+    """
+    for option, value in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigurationError(f"{where}: {option} must be a whole number, 1 or more, not {value!r}")
+
+
 def metric_value(metrics: Any, name: str, where: str) -> float:
     """The value of a metric in the last evaluation.
 

@@ -446,7 +446,7 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
         ({"path": 3}, "path must be a path"),
         ({"path": "metrics.json"}, r"path must end in \.jsonl, \.csv or \.parquet, not 'metrics\.json'"),
         ({"path": "logs"}, "path must end in"),
-        ({"every": 0}, "every must be a whole number of batches, 1 or more, not 0"),
+        ({"every": 0}, "every must be a whole number, 1 or more, not 0"),
         ({"every": 1.5}, "every must be"),
         ({"every": True}, "every must be"),
     ],
