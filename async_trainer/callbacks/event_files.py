@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from async_trainer.callbacks.rows import SYNC_SECONDS
+from async_trainer.callbacks.rows import SYNC_SECONDS, as_text
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.appended import AppendedFile
 
@@ -101,7 +101,8 @@ class EventFiles:
         """Append numbers, by tag, in one record."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.write(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]), step)
+        named = [Summary.Value(tag=as_text(tag), simple_value=value) for tag, value in values.items()]
+        self.write(Summary(value=named), step)
 
     def _append(self, fields: Mapping[str, Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -134,6 +135,10 @@ class EventFiles:
             OSError: they can't be synced.
         """
         self._file.sync()
+        return self.counted()
+
+    def counted(self) -> dict[str, Any]:
+        """The same, whether they are on disk or not."""
         return {"records": self._records, "step": self._last}
 
     def close(self) -> None:

@@ -36,7 +36,10 @@ class EventLog(Callback):
 
     def on_train_start(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Replace the files."""
-        self._open(self._find(maps, state), {})
+        folder = self._find(maps, state)
+        self._close()
+        self._state = {}  # where no file can be opened now, the next event tries again
+        self._open(folder, self._state)
 
     def on_resume(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Go on with the files, from :meth:`load_state_dict`, before or after this."""
@@ -45,6 +48,7 @@ class EventLog(Callback):
     def _open(self, folder: Path, state: Mapping[str, Any] | None) -> EventFiles:
         self._close()
         self._files = EventFiles(folder, state)
+        self._state = None
         return self._files
 
     def _find(self, maps: Any, state: TrainerState | None) -> Path:
@@ -77,10 +81,8 @@ class EventLog(Callback):
     def _close(self) -> None:
         files, self._files = self._files, None
         if files is not None:
-            try:
-                self._state = files.state()
-            finally:
-                files.close()
+            self._state = files.counted()
+            files.close()
 
     def state_dict(self) -> Mapping[str, Any]:
         """``records``: how many there are, all of them on disk; ``step``: the last one written."""
@@ -92,6 +94,7 @@ class EventLog(Callback):
         """Cut the files back to the state: at once, or when :meth:`on_resume` opens them."""
         self._state = dict(state_dict)
         if self._files is not None:
-            folder = self._files.folder
-            self._files.close()
-            self._files = EventFiles(folder, self._state)
+            folder, files = self._files.folder, self._files
+            self._files = None
+            files.close()
+            self._open(folder, self._state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point
+from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point, as_key
 from async_trainer.callbacks.model_checkpoint import unwrapped
 from async_trainer.callbacks.outbox import Outbox, SinkError
 from async_trainer.callbacks.run_folder import split_folder
@@ -25,6 +26,8 @@ from async_trainer.train.state import TrainerState
 if TYPE_CHECKING:
     from async_trainer.routes import EventInfo
 
+logger = logging.getLogger("async_trainer")
+
 LIMIT = 50_000
 """Values that wait for a server that is away, at most."""
 
@@ -33,8 +36,9 @@ class MLflow(ScalarLog):
     """Logs a training to MLflow: the loss and learning rate of batches, the metrics of validations, the settings as
     parameters; at the end its files and its model, if wanted.
 
-    The names are those of :class:`TensorBoard`: ``loss``, ``lr``, ``validation/<metric>``; so are the steps. Parameters
-    are the fields of the run's ``OptimizationConfig`` and ``ComputationalConfig``, and yours.
+    The names are those of :class:`TensorBoard`: ``loss``, ``lr``, ``validation/<metric>``, with ``_`` for what MLflow
+    takes in no name (``f1@0.5``; the log says so); so are the steps. Parameters are the fields of the run's
+    ``OptimizationConfig`` and ``ComputationalConfig``, and yours.
 
     Values are sent each second or so. While the server refuses connections, hangs, answers 429 or 500, or a token has
     expired, they wait in memory (50,000 of them; beyond, the oldest are dropped), and are sent when it is back. At the
@@ -96,6 +100,7 @@ class MLflow(ScalarLog):
         self._run: MLflowRun | None = None
         self._outbox: Outbox | None = None
         self._counts: dict[str, int] = {}  # values of each metric so far
+        self._renamed: set[str] = set()  # names that were told of
         self._loaded: Mapping[str, Any] | None = None
         self._settings: dict[str, Any] | None = None  # parameters that are still to be logged
 
@@ -158,7 +163,11 @@ class MLflow(ScalarLog):
         assert self._outbox is not None
         now, step = int(time.time() * 1000), state.optim_step + batch
         points = []
-        for key, value in values.items():
+        for name, value in values.items():
+            key = as_key(name)
+            if key != name and name not in self._renamed:
+                self._renamed.add(name)
+                logger.warning("MLflow: %r is logged as %r, as MLflow doesn't take that name", name, key)
             index = self._counts.get(key, 0)
             self._counts[key] = index + 1
             points.append(Point(key, value, now, step, index))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ REQUEST_SECONDS = 10.0
 BATCH = 500
 """Rows in one request: the server takes 1,000 metrics."""
 _PARAM_LENGTH = 6000
+_KEY_LENGTH = 250
 _AWAY = {401, 403, 404, 408, 409, 425, 429}  # of the 4xx: what may be otherwise later
 
 T = TypeVar("T")
@@ -29,6 +31,16 @@ class Point(NamedTuple):
     timestamp: int  # ms
     step: int
     number: int
+
+
+def as_key(name: str) -> str:
+    """``name`` as MLflow takes it for a metric or a parameter: it refuses all that comes with one that it doesn't.
+
+    Word characters, ``-``, ``.``, ``:``, ``/`` and spaces, 250 at most, and no path that is another's too
+    (``mlflow.utils.validation``).
+    """
+    parts = re.sub(r"[^\w.\-:/ ]", "_", name).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:_KEY_LENGTH] or "_"
 
 
 class MLflowRun:
@@ -120,7 +132,8 @@ class MLflowRun:
 
         run_id = self.connect()
         known = self._call(lambda store: store.get_run(run_id)).data.params
-        new = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in params.items() if key not in known]
+        keys = {as_key(str(key)): value for key, value in params.items()}
+        new = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in keys.items() if key not in known]
         for start in range(0, len(new), 100):  # the server takes that many
             part = new[start : start + 100]
             self._call(lambda store, part=part: store.log_batch(run_id, [], part, []))  # type: ignore[misc]

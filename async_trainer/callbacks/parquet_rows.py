@@ -44,7 +44,9 @@ class ParquetRows:
         return f"<ParquetRows: {self.path}, {self.size} rows>"
 
     def replace(self, _: Path | None = None) -> None:
-        """Begin anew, with an empty folder."""
+        """Begin anew, with an empty folder; what can't be emptied now is when the first row comes."""
+        self.close()
+        self._loaded = 0
         self._open(0)
 
     def resume(self, _: Path | None = None) -> None:
@@ -57,8 +59,8 @@ class ParquetRows:
         self._on_disk = sum(_count(segment) for segment in self._segments())
         if size is not None and size > self._on_disk:
             logger.warning("%s is shorter than it was: rows %d to %d are lost", self.path, self._on_disk, size)
-        self._is_open, self._loaded = True, None
         self.cut(self._on_disk if size is None else min(size, self._on_disk))
+        self._is_open, self._loaded = True, None
 
     def begin(self, event: Attempt | None) -> None:
         """First thing in a hook: where ``event`` is tried again, cut off what the attempt before has written."""
@@ -72,7 +74,7 @@ class ParquetRows:
             return
         if self._loaded is None:
             raise RuntimeError(f"{self!r}: it is not open: on_train_start or on_resume comes first, or has failed")
-        self._open(self._loaded)  # in a process that takes the place of one that died
+        self._open(self._loaded)  # a start has failed; or in a process that takes the place of one that died
 
     @property
     def size(self) -> int:

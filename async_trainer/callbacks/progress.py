@@ -11,7 +11,7 @@ from torch import Tensor
 
 from async_trainer.callback import Callback
 from async_trainer.callbacks.status_line import StatusLine
-from async_trainer.callbacks.values import metric_values
+from async_trainer.callbacks.values import last_values
 from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
@@ -183,7 +183,7 @@ def _number(value: Any) -> str:
 
 
 def _texts(metrics: Any) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in metric_values(metrics).items())
+    return ", ".join(f"{name} {_number(value)}" for name, value in last_values(metrics).items())
 
 
 def _stopped(callbacks: Any) -> str:

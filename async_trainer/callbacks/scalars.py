@@ -49,9 +49,17 @@ def batch_scalars(loss: Any, optimizers: Mapping[str, Any] | None, where: str) -
     return {name: number(name, value, where) for name, value in {**losses, **learning_rates(optimizers)}.items()}
 
 
-def validation_scalars(metrics: Any) -> dict[str, float]:
-    """``validation/<name>`` for each metric of the last evaluation."""
-    return {f"validation/{name}": value for name, value in metric_values(metrics).items()}
+def validation_scalars(metrics: Any, where: str) -> dict[str, float]:
+    """``validation/<name>`` for each metric of the last evaluation.
+
+    Args:
+        metrics: as for :func:`~async_trainer.callbacks.values.metric_values`.
+        where: who asks, for messages.
+
+    Raises:
+        TypeError: one is no number; names it.
+    """
+    return {f"validation/{name}": value for name, value in metric_values(metrics, f"{where}: metrics").items()}
 
 
 class ScalarLog(Callback):
@@ -101,7 +109,7 @@ class ScalarLog(Callback):
     ) -> None:
         """Log a validation."""
         self._begin(maps, state, event)
-        self._log(state, validation_scalars(metrics), batch=False)
+        self._log(state, validation_scalars(metrics, label(self)), batch=False)
         self._settle()
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:

@@ -11,17 +11,23 @@ from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import suggestion
 
 
-def metric_values(metrics: Any) -> dict[str, float]:
+def metric_values(metrics: Any, where: str = "metrics") -> dict[str, float]:
     """The values of the last evaluation, by name.
 
     Args:
         metrics: a ``MetricsHandler``, or, in a plain loop, a mapping of names to numbers; None: there are none.
+        where: what asks for them, for messages.
 
     Raises:
         TypeError: one is no number; names it.
     """
+    return {name: number(name, value, where) for name, value in last_values(metrics).items()}
+
+
+def last_values(metrics: Any) -> Mapping[str, Any]:
+    """The same, whatever they are."""
     last: Mapping[str, Any] = metrics if isinstance(metrics, Mapping) else getattr(metrics, "last", {})
-    return {name: number(name, value, "metrics") for name, value in last.items()}
+    return last
 
 
 def number(name: str, value: Any, where: str) -> float:
@@ -64,7 +70,7 @@ def metric_value(metrics: Any, name: str, where: str) -> float:
     Raises:
         ConfigurationError: there is no such metric; tells those that there are.
     """
-    values = metric_values(metrics)
+    values = metric_values(metrics, where)
     if name not in values:
         raise _unknown(name, values, where)
     return values[name]

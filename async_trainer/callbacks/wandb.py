@@ -106,7 +106,8 @@ class WandB(ScalarLog):
         self._there = 0  # that the run has
         self._rows_before = 0
         self._loaded: Mapping[str, Any] | None = None
-        self._resumes = False
+        self._is_begun = False  # and what was not opened then is with the next event
+        self._begun_with: Mapping[str, Any] = {}  # further config
 
     def __repr__(self) -> str:
         return f"WandB({self.project!r}, mode={self.mode!r}, run_id={self._id!r})"
@@ -136,13 +137,14 @@ class WandB(ScalarLog):
         self._loaded, self._id = None, self._given_run
         groups = {"optimization": optimization, "computational": computational}
         fields = {name: one.to_dict() for name, one in groups.items() if hasattr(one, "to_dict")}
-        self._open(self._find(maps, state), {**fields, **self.config})
+        self._rows, self._is_begun, self._begun_with = 0, True, {**fields, **self.config}
+        self._open(self._find(maps, state))
         self._rows = self._there
 
     def on_resume(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Go on with the run, from :meth:`load_state_dict`, before or after this."""
         self._leave()
-        self._resumes = True  # which run it is, the state says
+        self._is_begun, self._begun_with = True, {}  # which run it is, the state says
 
     def _find(self, maps: Any, state: TrainerState | None) -> Path:
         if self.folder is not None:
@@ -150,14 +152,14 @@ class WandB(ScalarLog):
         logs: Path = split_folder(self, maps, state).logs
         return logs
 
-    def _open(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def _open(self, folder: Path) -> None:
         self._leave()
         if self._loaded is not None:
             self._id = self._loaded.get("run_id", self._given_run)
         if self._id is None:
             self._id = secrets.token_hex(4)
         folder.mkdir(parents=True, exist_ok=True)
-        self._run = self._init(folder, config)
+        self._run = self._init(folder, self._begun_with)
         in_files = sum(1 for _ in read_rows(folder, self._id)) if self._run.offline else 0
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -204,9 +206,9 @@ class WandB(ScalarLog):
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         if self._run is None:
-            if self._loaded is None and not self._resumes:
+            if self._loaded is None and not self._is_begun:
                 raise RuntimeError("WandB: no run is open: on_train_start or on_resume comes first, or has failed")
-            self._open(self._find(maps, state), {})
+            self._open(self._find(maps, state))
             self._rows = self._there if self._loaded is None else self._loaded["rows"]
         if event is not None and event.attempt > 1:
             self._rows = self._rows_before

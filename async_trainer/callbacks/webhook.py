@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from async_trainer.callback import Callback
 from async_trainer.callbacks.outbox import SinkError
 from async_trainer.callbacks.secrets import option_secrets, redacted
 from async_trainer.callbacks.undisturbed import undisturbed
-from async_trainer.callbacks.values import metric_values
+from async_trainer.callbacks.values import last_values, number
 from async_trainer.errors import ConfigurationError, what_ended
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
@@ -26,6 +27,7 @@ from async_trainer.train.state import TrainerState
 REQUEST_SECONDS = 10.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
+LONGEST_VALUE = 200  # characters, of a metric that is no number
 _LOGGERS = ("httpx", "httpcore")
 
 Message = Mapping[str, Any]
@@ -134,13 +136,13 @@ class Webhook(Callback):
     async def _post(self, content: Any, key: str) -> None:
         import httpx
 
+        # What is posted is made once, so that an error in it is told as such. In ASCII: a file's name may be no text.
         deadline, pause, attempts = anyio.current_time() + self.patience, FIRST_PAUSE, 0
-        # What is posted is made once, so that an error in it is told as such.
-        request = httpx.Request("POST", "http://content/", json=content)
+        data = json.dumps(content, allow_nan=False).encode()
         async with httpx.AsyncClient(timeout=REQUEST_SECONDS) as client:
             while True:
                 attempts += 1
-                problem, again, wait = await self._attempt(client, request.content, key)
+                problem, again, wait = await self._attempt(client, data, key)
                 if problem is None:
                     return
                 wait = max(pause, wait)
@@ -177,7 +179,7 @@ def describe(
     """All that there is to say of a training's end, as plain values."""
     run = getattr(maps, "path", None)
     epoch, step = getattr(state, "current_epoch", None), getattr(state, "optim_step", None)
-    values = {name: value if math.isfinite(value) else str(value) for name, value in metric_values(metrics).items()}
+    values = {str(name): _plain(value) for name, value in last_values(metrics).items()}
     failure = None
     if error is not None:
         is_status = isinstance(error, SystemExit) and not isinstance(error.code, str)  # else it is what it says
@@ -196,6 +198,15 @@ def describe(
         "metrics": values,
         "error": failure,
     }
+
+
+def _plain(value: Any) -> float | str:
+    """As a number, if JSON has it; else as text: an odd metric is no reason not to tell of an end."""
+    try:
+        plain = number("metric", value, "Webhook")
+    except TypeError:
+        return str(value)[:LONGEST_VALUE]
+    return plain if math.isfinite(plain) else str(plain)
 
 
 @contextmanager

@@ -59,7 +59,8 @@ class AppendedFile:
 
     Taking the state syncs what it counts; loading it cuts off the rest, which comes again. Where nobody tells of a
     start, as in a process that takes the place of one that died, the first write goes on from the state that was
-    loaded. Any one thread at a time. Pickled, it is a closed one.
+    loaded; where a start couldn't open the file, each write tries again. Any one thread at a time. Pickled, it is a
+    closed one.
 
     Args:
         path: the file; its folders are made. None: given to :meth:`replace` or :meth:`resume`.
@@ -75,6 +76,7 @@ class AppendedFile:
         self._is_told = path is None  # its path, at a start
         self._is_loaded = False
         self._is_begun = False  # else an earlier run's file would be overwritten by a hook that was told of no start
+        self._keeps_all = False  # when it is opened: what there is counts
         self._descriptor: int | None = None
         self._torn = False
         self._unsynced = False
@@ -111,21 +113,27 @@ class AppendedFile:
             self.path = Path(path).absolute()
         if self.path is None:
             raise RuntimeError(f"{type(self).__name__}: it has no path: give one here, or when it is made")
-        self._open(size)
+        self.size, self._keeps_all = size or 0, size is None
         self._is_loaded, self._is_begun = False, True
+        try:
+            self._open()
+        except BlockingIOError:  # another run's file: it isn't to be replaced later, when that run has ended
+            self._is_begun = False
+            raise
 
-    def _open(self, size: int | None) -> int:
+    def _open(self) -> int:
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             _lock(self._descriptor, self.path)
-            self._cut(self._descriptor, size)
+            self._cut(self._descriptor, None if self._keeps_all else self.size)
             sync_folder(self.path.parent)
         except BaseException:
             os.close(self._descriptor)
             self._descriptor = None
             raise
+        self._keeps_all = False
         return self._descriptor
 
     # ------------------------------------------------------------------------------------------------------ in a hook
@@ -136,6 +144,8 @@ class AppendedFile:
         Args:
             event: the hook's argument of that name; None: it is no retry.
         """
+        if self._keeps_all:
+            self._opened()  # else its size isn't known
         if event is not None and event.attempt > 1 and self._begun[0] == event.seq:
             self.cut(self._begun[1])
         self._begun = (event.seq if event is not None else -1, self.size)
@@ -154,7 +164,7 @@ class AppendedFile:
             return self._descriptor
         if not self._is_begun or self.path is None:
             raise RuntimeError(f"{self!r}: no file is open: on_train_start or on_resume comes first, or has failed")
-        return self._open(self.size)
+        return self._open()
 
     def _append(self, descriptor: int, data: bytes) -> None:
         if self._torn:
@@ -212,6 +222,8 @@ class AppendedFile:
         Raises:
             OSError: they can't be synced.
         """
+        if self._keeps_all:
+            self._opened()
         self.sync()
         return {"size": self.size, "path": str(self.path)} if self._is_told and self.path else {"size": self.size}
 

@@ -427,13 +427,13 @@ def test_without_a_path_and_without_maps_it_says_what_to_give(tmp_path: Path) ->
 def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.on_train_start()
-    with pytest.raises(TypeError, match=r"loss must be a number, or a tensor of one, not a tensor of shape \(3,\)"):
+    with pytest.raises(TypeError, match=r"^MetricsLog: loss must be a number, .* not a tensor of shape \(3,\)"):
         log.on_backward_step_start(state=at(1), loss=torch.ones(3))
     with pytest.raises(TypeError, match="loss/g must be a number, or a tensor of one, not NoneType"):
         log.on_backward_step_start(state=at(1), loss={"g": None})
     with pytest.raises(TypeError, match="loss must be a number, or a tensor of one, not one that no float can hold"):
         log.on_backward_step_start(state=at(1), loss=10**400)
-    with pytest.raises(TypeError, match=r"metrics: recall must be a number, .* not a tensor of shape \(3,\)"):
+    with pytest.raises(TypeError, match=r"^MetricsLog: metrics: recall must be a number, .* of shape \(3,\)"):
         log.on_validation_end(state=at(1), metrics={"recall": torch.ones(3)})
     log.on_train_end()
     with pytest.raises(RuntimeError, match="no file is open"):

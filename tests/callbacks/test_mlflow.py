@@ -84,6 +84,25 @@ def test_metrics_parameters_and_files_are_on_the_server_at_the_end(real: str, tm
     assert downloaded.read_bytes() == (Maps(tmp_path).split(0).checkpoints / "last.pt").read_bytes()
 
 
+def test_names_that_mlflow_refuses_are_logged_as_it_takes_them_and_told_of_once(
+    real: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One such name has it refuse the whole batch of values."""
+    log = MLflow(real, params={"lr@start": 0.1, "a//b": 1})
+    log.on_train_start()
+    names = ("f1@0.5", "recall", "a/../b", "/", "ü: \udc80", "x" * 300)
+    for step in (2, 3):
+        log.on_validation_end(state=at(step), metrics=dict.fromkeys(names, 0.5))
+    log.on_train_end()
+    taken = ("f1_0.5", "recall", "a/b", "ü: _", "x" * 239)
+    assert history(real, log.run_id) == {
+        **{f"validation/{name}": [(1, 0.5), (2, 0.5)] for name in taken},
+        "validation": [(1, 0.5), (2, 0.5)],
+    }
+    assert {"lr_start", "a/b"} <= set(MlflowClient(real).get_run(log.run_id).data.params)  # type: ignore[arg-type]
+    assert caplog.text.count("'validation/f1@0.5' is logged as 'validation/f1_0.5'") == 1
+
+
 @pytest.mark.slow
 def test_the_model_as_it_was_at_the_end_can_be_loaded_from_the_server(real: str, tmp_path: Path) -> None:
     import mlflow.pytorch
@@ -329,7 +348,10 @@ def test_a_refusal_that_time_will_not_change_is_not_tried_again(status: int, ask
         assert outbox.refused == (asked == 1)
 
 
-def test_values_that_the_server_refuses_for_good_hold_up_nothing_and_are_counted(real: str) -> None:
+def test_values_that_the_server_refuses_for_good_hold_up_nothing_and_are_counted(
+    real: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.mlflow.as_key", lambda name: name)
     log = MLflow(real)
     log.on_train_start()
     log.on_validation_end(state=at(1), metrics={"not/a name!?*\x00": 1.0})

@@ -70,6 +70,14 @@ def test_tensorboard_reads_the_loss_of_each_batch_and_the_metrics_of_each_valida
     assert [step for step, _ in found["validation/loss"]] == [3, 6]
 
 
+def test_a_name_that_is_no_text_is_written_escaped(tmp_path: Path) -> None:
+    log = TensorBoard(tmp_path)
+    log.on_train_start()
+    log.on_validation_end(state=at(2), metrics={"file-\udc80": 0.5, "loss": 0.25})
+    log.on_train_end()
+    assert points(tmp_path) == {"validation/file-\\udc80": [(1, 0.5)], "validation/loss": [(1, 0.25)]}
+
+
 def test_only_each_nth_batch_is_written(tmp_path: Path) -> None:
     play(TensorBoard(tmp_path / "board", every=2), epochs=2, batches=3, directory=tmp_path).raise_for_errors()
     found = points(tmp_path / "board")

@@ -22,7 +22,7 @@ from async_trainer.callbacks.webhook import Webhook
 from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.testing import check_callback, play
 from async_trainer.train.maps import Maps
-from tests.callbacks.servers import Answer, Server, serving
+from tests.callbacks.servers import Answer, Server, free_port, serving
 
 OK: Answer = (200, {}, b"ok")
 
@@ -119,6 +119,15 @@ def test_the_message_is_what_a_function_makes_of_it() -> None:
     assert messages(server) == [{"content": "The training has finished in epoch 3"}]
 
 
+def test_an_odd_metric_or_name_is_no_reason_not_to_tell_of_a_failure() -> None:
+    odd = {"recall": [0.5, 0.25], "file-\udc80": float("nan"), "loss": 0.5}
+    with serving(answers()) as server:
+        end(Webhook(server.url), exception=OSError("no file-\udc80"), metrics=odd).raise_for_errors()
+    (message,) = messages(server)
+    assert message["metrics"] == {"recall": "[0.5, 0.25]", "file-\udc80": "nan", "loss": 0.5}
+    assert message["error"] == "OSError: no file-\udc80"
+
+
 OUTAGES: dict[str, Answer | None] = {
     "500": (500, {}, b""),
     "503 with a date": (503, {"Retry-After": email.utils.formatdate(0, usegmt=True)}, b""),
@@ -157,6 +166,26 @@ def test_a_server_that_refuses_connections_is_told_of_at_the_end_and_holds_up_no
     assert "has not taken the message: ConnectError" in text
     assert "SECRET" not in text
     assert "s3cr3t" not in text
+
+
+def test_a_server_that_refuses_connections_and_comes_back_gets_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = threading.Event()
+    attempt = Webhook._attempt
+
+    async def watched(hook: Webhook, *arguments: Any) -> Any:
+        answered = await attempt(hook, *arguments)
+        if "ConnectError" in str(answered[0]):
+            refused.set()
+        return answered
+
+    monkeypatch.setattr(Webhook, "_attempt", watched)
+    port = free_port()
+    handler = CallbacksHandler([Webhook(f"http://127.0.0.1:{port}/hook")])
+    handler.call_event("on_train_end", state=TrainerState())
+    assert refused.wait(60)
+    with serving(answers(), port) as server:
+        handler.close().raise_for_errors()
+        assert [message["status"] for message in messages(server)] == ["finished"]
 
 
 @pytest.mark.parametrize("status", [401, 404])
