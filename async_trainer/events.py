@@ -154,6 +154,8 @@ class Event(StrEnum):
 RUN_STARTS = frozenset({Event.TRAIN_START, Event.RESUME, Event.VALIDATE_START, Event.TEST_START})
 """Their arguments may be named by every later hook of the run."""
 
+TRAINING_RUNS = frozenset({Event.TRAIN_START, Event.RESUME})
+
 RUN_ENDS = frozenset({Event.TRAIN_END, Event.VALIDATE_END, Event.TEST_END, Event.EXCEPTION})
 
 ONCE_PER_RUN = RUN_STARTS | RUN_ENDS | {Event.TRAINER_INIT}

@@ -20,7 +20,15 @@ from async_trainer.attach import Attached, attach_all
 from async_trainer.callback import Background, BackgroundOptions, Inline, flatten
 from async_trainer.emit import Targets, small_kinds, take_chosen, take_small, take_values
 from async_trainer.errors import ConfigurationError, what_ended
-from async_trainer.events import EVALUATION_STARTS, ONCE_PER_RUN, RUN_ENDS, RUN_STARTS, TRAINING_STARTS, Event
+from async_trainer.events import (
+    EVALUATION_STARTS,
+    ONCE_PER_RUN,
+    RUN_ENDS,
+    RUN_STARTS,
+    TRAINING_RUNS,
+    TRAINING_STARTS,
+    Event,
+)
 from async_trainer.explain import Explanation, explain, tell_costs
 from async_trainer.holders import refuse_holders
 from async_trainer.hooks import ALL_EVENTS, check_training, tolerated
@@ -37,6 +45,7 @@ from async_trainer.settings import check_settings
 from async_trainer.snapshot import Store, capture
 from async_trainer.states import check_states, load_state, read_state, visits, warn_of_no_resume
 from async_trainer.suggest import refuse_unknown_options, suggestion
+from async_trainer.unheard import warn_of_unheard
 
 if TYPE_CHECKING:
     from async_trainer.process.home import Home
@@ -48,7 +57,6 @@ logger = logging.getLogger("async_trainer")
 T = TypeVar("T")
 clock = time.perf_counter
 
-TRAINING_RUNS = frozenset({Event.TRAIN_START, Event.RESUME})
 PLAIN_VALUES = (bool, int, float, str)
 BOUNDARIES = ONCE_PER_RUN | EVALUATION_STARTS | TRAINING_STARTS
 
@@ -122,7 +130,7 @@ class CallbacksHandler:
         self._store = Store(max_snapshot_bytes, self._pool.waited, overlap=not synchronous)
         self._pool.store = self._store
         self._events = (*ALL_EVENTS, *self._settings["events"])
-        self._routes: Mapping[str, Route | None] = dict.fromkeys(self._events)
+        self._routes: Mapping[str, Route | None] = {}  # None: it was fired, and nobody hears it
         # By name, in list order. Closed to those who look into a callback that holds its handler (see refuse_holders).
         self._attached: Mapping[str, Attached] = MappingProxyType({})
         self._proxied: list[Proxied] = []
@@ -136,6 +144,7 @@ class CallbacksHandler:
         self._inside = False  # inline hooks are running
         self._restored = False  # and no run has started since
         self._forked = False  # this is a forked child, where no hook runs
+        self._told_of_unheard = False
         self._wanted: list[Callable[[], None]] = []  # checkpoints that inline hooks have asked for
         self._publishers: tuple[Publisher, ...] = ()
         self._tapes: tuple[Tape, ...] = ()  # theirs: what this thread does is noted there
@@ -174,6 +183,10 @@ class CallbacksHandler:
         try:
             route = self._routes[event]
         except (KeyError, TypeError):  # TypeError: what can't be hashed
+            if event in self._events:
+                with self._starting:
+                    self._routes = {**self._routes, event: None}
+                return
             hint = suggestion(event, self._events) if isinstance(event, str) else ""
             raise ConfigurationError(
                 f"there is no event {event!r}{hint} (an event of your own is declared with CallbacksHandler(..., "
@@ -252,6 +265,7 @@ class CallbacksHandler:
         live = [*self._provided.values(), *arguments.values()]
         refuse_holders(self._attached.values(), live)
         self._store.watch(live)
+        route.fired = True
         plan = make_plan(route.tasks, route.event, arguments, self._provided)
         for slot in plan.slots:
             if slot.select is None and not slot.plain_only:
@@ -269,6 +283,7 @@ class CallbacksHandler:
             tape.event(route.event)
         if route.event not in BOUNDARIES:
             return
+        route.fired = True
         if route.event in RUN_STARTS or route.event == Event.TRAINER_INIT:
             check_names(route.event, arguments)
             exits.goes_on(self._pool)
@@ -320,14 +335,16 @@ class CallbacksHandler:
                 else:
                     routes[event].tasks.append(self._task(event, one, hook))
         self._attached = MappingProxyType(attached)
-        self._routes = {event: route if route.wanted else None for event, route in routes.items()}
+        with self._starting:  # another thread may note that an event was fired
+            unheard = {event: None for event, route in self._routes.items() if route is None}
+            self._routes = unheard | {event: route for event, route in routes.items() if route.wanted}
 
     def _empty_route(self, event: str) -> Route:
         old = self._routes.get(event)
         route = Route(event, boundary=event in BOUNDARIES or any(event in tape.events for tape in self._tapes))
         if old is not None:  # what it cost so far goes on to count
             route.captures, route.seconds, route.observed = old.captures, old.seconds, old.observed
-            route.first, route.skipped = old.first, old.skipped
+            route.first, route.skipped, route.fired = old.first, old.skipped, old.fired
             route.tell_at, route.overlaps = old.tell_at, old.overlaps
         return route
 
@@ -460,6 +477,7 @@ class CallbacksHandler:
         report = self.flush(timeout)
         if self._checkpoints is not None:
             self._checkpoints.settle(timeout)
+        self._tell_of_unheard()
         self._raise_at_end(report)
         return report
 
@@ -488,6 +506,11 @@ class CallbacksHandler:
         if error is not None:
             error.report = report
             raise error
+
+    def _tell_of_unheard(self) -> None:
+        if not self._told_of_unheard:
+            self._told_of_unheard = True
+            warn_of_unheard(self._attached.values(), self._routes)
 
     def _log_at_end(self) -> None:
         unraised = self._pool.failures.take_to_raise_at_end()
@@ -726,6 +749,8 @@ class CallbacksHandler:
                 if self._checkpoints is not None:
                     self._checkpoints.settle(timeout)
                 self._report = report
+                if cause is None:
+                    self._tell_of_unheard()
                 for publisher in self._publishers:
                     publisher.end("finished" if cause is None else f"ended by {what_ended(cause)}")
             except (KeyboardInterrupt, SystemExit):  # Ctrl-C again, or a signal handler; close() may be called again

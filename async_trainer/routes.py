@@ -239,6 +239,7 @@ class Route:
 
     event: str
     boundary: bool = False  # a run starts or ends here, or the stage changes
+    fired: bool = False  # as far as it is a boundary, or has reached a background hook
     inline: list[Hook] = field(default_factory=list)
     tasks: list[HookTask] = field(default_factory=list)
     plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)

@@ -191,25 +191,48 @@ def test_a_server_that_refuses_connections_in_the_middle_has_all_rows_when_it_is
     assert backend.losses(run.log.run_id) == [float(n) for n in range(1, 8)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["run.end()", "sys.exit(3)", "pass"])
-def test_a_script_with_an_online_run_ends_as_it_should(tmp_path: Path, way: str) -> None:
-    backend = WandBBackend()
-    script = f"""
+def script(way: str, folder: Path, url: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    """Logs online, and ends so, having waited ``seconds`` for the server."""
+    lines = f"""
 import sys
 from pathlib import Path
+import async_trainer.callbacks.wandb
 from tests.callbacks.test_wandb import Online
+async_trainer.callbacks.wandb.FINISH_SECONDS = {seconds}
 run = Online(Path(sys.argv[1]), sys.argv[2])
 run.batches(range(1, 8))
 {way}
 """
+    command = [sys.executable, "-c", lines, str(folder), url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["run.end()", "sys.exit(3)", "pass"])
+def test_a_script_with_an_online_run_ends_as_it_should(tmp_path: Path, way: str) -> None:
+    backend = WandBBackend()
     with serving(backend) as server:
-        ended = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path), server.url], capture_output=True, text=True, timeout=120
-        )
+        ended = script(way, tmp_path, server.url, 30.0)
     assert ended.returncode == (3 if "exit" in way else 0), ended.stderr
     if way == "run.end()":
         assert [backend.losses(one) for one in backend.runs] == [[float(n) for n in range(1, 8)]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["run.end()", "sys.exit(3)"])
+def test_a_script_whose_server_hangs_ends_too(tmp_path: Path, way: str) -> None:
+    backend = WandBBackend()
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        return None if path.endswith("/file_stream") else backend(method, path, headers, body)
+
+    with serving(answer) as server:
+        ended = script(way, tmp_path, server.url, 1.0)
+    assert ended.returncode == (3 if "exit" in way else 1), ended.stderr
+    if way == "run.end()":
+        assert "is not all on the server" in ended.stderr
+    (folder,) = {path.parent for path in tmp_path.glob("wandb/run-*/*.wandb")}
+    assert losses(tmp_path, folder.name.rpartition("-")[2]) == [float(n) for n in range(1, 8)]
 
 
 @pytest.mark.parametrize("outage", [pytest.param(one, marks=[pytest.mark.slow] * (one == "500")) for one in OUTAGES])
