@@ -167,6 +167,7 @@ def test_what_is_not_published_costs_the_loop_nothing() -> None:
     handler = CallbacksHandler([background(Log())])
     with handler:
         assert handler._tapes == handler._pool.listeners == handler._pool.waited.notebooks == ()
+        handler.call_event(Event.FORWARD_STEP_START)
         assert handler._routes[Event.FORWARD_STEP_START] is None
         route = handler._routes[Event.BATCH_END]
         assert route is not None
