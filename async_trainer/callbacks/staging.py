@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from async_trainer.callbacks.object_store import UploadError
+from async_trainer.files.atomic import name_file
 from async_trainer.watching import status
 
 _BLOCK = 1 << 20
@@ -162,13 +163,17 @@ def _copy(file: FileIO, target: Path, size: int) -> tuple[str, int, bytes]:
     digest = hashlib.sha256()
     file.seek(0)
     left = size
-    with target.open("w+b") as copy:
-        while left and (block := file.read(min(left, _BLOCK))):
-            copy.write(block)
-            digest.update(block)
-            left -= len(block)
-        copy.flush()
-        return digest.hexdigest(), size - left, _ends(copy, size - left)
+    try:
+        with target.open("w+b") as copy:
+            while left and (block := file.read(min(left, _BLOCK))):
+                copy.write(block)
+                digest.update(block)
+                left -= len(block)
+            copy.flush()
+            return digest.hexdigest(), size - left, _ends(copy, size - left)
+    except OSError as error:
+        name_file(error, target)
+        raise
 
 
 def _ends(file: BinaryIO | FileIO, size: int) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +17,13 @@ from async_trainer.callbacks.outbox import SinkError
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.callbacks.scalars import ScalarLog
 from async_trainer.callbacks.secrets import option_secrets, redacted
-from async_trainer.callbacks.wandb_files import given_up, read_rows, wait_for_another_second, wait_until_written
+from async_trainer.callbacks.wandb_files import (
+    given_up,
+    read_rows,
+    unwritten,
+    wait_for_another_second,
+    wait_until_written,
+)
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options, suggestion
 from async_trainer.train.state import TrainerState
@@ -27,6 +36,8 @@ INIT_SECONDS = 20.0
 """How long a server may take to answer, before the run goes on offline."""
 FINISH_SECONDS = 30.0
 """How long the end of a run may take to send what a server that is away has not taken."""
+ROOM = 1 << 20
+"""Bytes on a disk where a run can be begun."""
 WRITTEN_SECONDS = 10.0
 """How long the end of an offline run is waited for."""
 
@@ -104,6 +115,7 @@ class WandB(ScalarLog):
         self._run: Any = None
         self._rows = 0  # so far
         self._there = 0  # that the run has
+        self._given = 0  # to this file
         self._rows_before = 0
         self._loaded: Mapping[str, Any] | None = None
         self._is_begun = False  # and what was not opened then is with the next event
@@ -159,11 +171,15 @@ class WandB(ScalarLog):
         if self._id is None:
             self._id = secrets.token_hex(4)
         folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < ROOM:  # wandb wouldn't tell
+            raise OSError(errno.ENOSPC, "there is no room for a run of wandb's", str(folder))
         self._run = self._init(folder, self._begun_with)
-        in_files = sum(1 for _ in read_rows(folder, self._id)) if self._run.offline else 0
+        rows = read_rows(folder, self._id) if self._run.offline else ()
+        in_files = 1 + max((row["_step"] for row in rows), default=-1)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         self._there = max(in_files, self._run.step)
+        self._given = 0
         if not self._run.offline:
             logger.info("wandb: %s", self._run.url)
 
@@ -221,9 +237,12 @@ class WandB(ScalarLog):
         place = {"epoch": state.current_epoch, "step": state.optim_step + batch}
         self._run.log({**place, **values}, step=row, commit=True)
         self._there = row + 1
+        self._given += 1
 
     def _settle(self) -> None:
-        """wandb sends and writes when it sees fit."""
+        """wandb sends and writes when it sees fit. Where it no longer writes, the next event goes on in a new file."""
+        if self._run.offline and unwritten(Path(self._run.settings.log_internal)) is not None:
+            self._finish(0)
 
     def on_train_end(self, **kwargs: Any) -> None:
         """Finish the run: all is sent, or in its file."""
@@ -245,15 +264,20 @@ class WandB(ScalarLog):
         if run is None:
             return
         self._loaded, self._run = self.state_dict(), None
-        try:
-            _finished(run, code)
-            problem = None if run.offline else given_up(Path(run.settings.log_internal))
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
-        if problem is not None:
+        file, log = Path(run.settings.sync_file), Path(run.settings.log_internal)
+        problem, written = _finished(run, code)
+        if written < self._given:
+            why = unwritten(log) or problem or "is its disk full?"
             raise SinkError(
-                f"WandB: run {self._id} is not all on the server ({redacted(problem, self._secrets())}); it is in a "
-                f"file, for: wandb sync --include-online {Path(run.settings.sync_file).parent}"
+                f"WandB: {self._given - written} of {self._given} rows of run {self._id} are lost: wandb has not "
+                f"written them to {file} ({redacted(why, self._secrets())})"
+            )
+        problem = problem or (None if run.offline else given_up(log))
+        if problem is not None:
+            where = "has no end in its file" if run.offline else "is not all on the server"
+            raise SinkError(
+                f"WandB: run {self._id} {where} ({redacted(problem, self._secrets())}); it is in a file, for: "
+                f"wandb sync --include-online {file.parent}"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -269,8 +293,15 @@ class WandB(ScalarLog):
         self._loaded, self._rows = dict(state_dict), state_dict["rows"]
 
 
-def _finished(run: Any, code: int) -> None:
+def _finished(run: Any, code: int) -> tuple[str | None, float]:
+    """What is wrong, and how many rows of the run are in its file; one that is sent doesn't need it."""
     _open.pop(run.id, None)
-    run.finish(exit_code=code)
-    if run.offline and not wait_until_written(Path(run.settings.sync_file), WRITTEN_SECONDS):
-        logger.warning("WandB: run %s: its file has no end yet", run.id)
+    problem = None
+    try:
+        run.finish(exit_code=code)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    if not run.offline:
+        return problem, math.inf
+    rows, ended = wait_until_written(Path(run.settings.sync_file), Path(run.settings.log_internal), WRITTEN_SECONDS)
+    return (None if ended else problem or "it is not written yet"), rows

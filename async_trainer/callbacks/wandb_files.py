@@ -14,6 +14,7 @@ _HEADER = struct.Struct("<IHB")  # checksum, length, kind
 _FULL, _LAST = 1, 4
 _MAGIC = b":W&B"
 _GIVEN_UP = "filestream: fatal error: "
+_UNWRITTEN = "failed to save record: "
 
 
 def read_records(path: Path) -> Iterator[Any]:
@@ -58,22 +59,46 @@ def read_rows(folder: Path, run_id: str) -> Iterator[dict[str, Any]]:
 def given_up(log: Path) -> str | None:
     """Why wandb has stopped sending a run (its token has expired, say), as ``debug-internal.log`` has it: it tells the
     terminal, and no caller. None: it has not, as far as is known."""
+    return _reason(log, _GIVEN_UP)
+
+
+def unwritten(log: Path) -> str | None:
+    """Why wandb doesn't write to a run's file any more (its disk was full, say: then it never does again, and tells
+    nobody), as ``debug-internal.log`` has it. None: it does, as far as is known."""
+    return _reason(log, _UNWRITTEN)
+
+
+def _reason(log: Path, needle: str) -> str | None:
     if log.is_file():
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            if _GIVEN_UP in line:
-                reason: str = json.loads(line)["msg"].partition(_GIVEN_UP)[2]
-                return reason
+            if needle in line:
+                try:
+                    reason: str = json.loads(line)["msg"]
+                except ValueError:  # torn: the log is on that disk
+                    reason = line
+                return reason.partition(needle)[2]
     return None
 
 
-def wait_until_written(path: Path, seconds: float) -> bool:
-    """Whether a file has its end: ``wandb.finish`` returns a little before it is written."""
-    deadline = time.monotonic() + seconds
-    while not any(record.HasField("exit") for record in read_records(path)):
-        if time.monotonic() > deadline:
-            return False
+def wait_until_written(path: Path, log: Path, seconds: float) -> tuple[int, bool]:
+    """How many rows a file has, and whether it has its end: ``wandb.finish`` returns a little before it is written.
+
+    Args:
+        path: the run's ``.wandb`` file.
+        log: its ``debug-internal.log``: what is no longer written is not waited for.
+        seconds: how long it is waited for.
+    """
+    deadline, size, rows, ended = time.monotonic() + seconds, -1, 0, False
+    while True:
+        there = path.stat().st_size
+        if there != size:
+            size, rows, ended = there, 0, False
+            for record in read_records(path):
+                rows += record.HasField("history")
+                ended = ended or record.HasField("exit")
+        if ended or time.monotonic() > deadline or unwritten(log) is not None:
+            return rows, ended
         time.sleep(0.02)
-    return True
 
 
 def wait_for_another_second(folder: Path, run_id: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from async_trainer.files.atomic import sync_folder
+from async_trainer.files.atomic import name_file, sync_folder
 
 logger = logging.getLogger("async_trainer")
 
@@ -180,8 +180,9 @@ class AppendedFile:
         try:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
-        except BaseException:
+        except BaseException as error:
             os.ftruncate(descriptor, self.size)
+            name_file(error, self.path)
             raise
         self.size += len(data)
         self._torn = False
@@ -193,7 +194,11 @@ class AppendedFile:
             OSError: that can't be done.
         """
         if self._unsynced and self._descriptor is not None:
-            os.fsync(self._descriptor)
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                name_file(error, self.path)
+                raise
             self._unsynced = False
 
     def close(self) -> None:

@@ -32,10 +32,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        name_file(error, path)
         raise
     sync_folder(path.parent)
+
+
+def name_file(error: BaseException, path: Path | None) -> None:
+    """Have an ``OSError`` say which file it is about: that of a full disk doesn't."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None and path is not None:
+        error.filename = str(path)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Failures:
         self._lock = threading.RLock()  # re-entrant: a signal handler may close the handler while its thread holds it
         self._kinds: dict[tuple[str, str, str], Failure] = {}
         self.to_raise: deque[LaneError] = deque()  # at the next event
-        self._at_end: list[Failure] = []
+        self._at_end: list[tuple[str, str, str]] = []  # kinds that the end of the run should raise
 
     def after_fork(self) -> None:
         """In a forked child nobody is left to release the lock, and the failures are the parent's to raise."""
@@ -46,8 +46,8 @@ class Failures:
             count = first.count + 1 if first else 1
             if first or len(self._kinds) < KINDS:
                 self._kinds[kind] = replace(first or failure, count=count)
-            if owner.on_error == "raise_at_end":
-                self._at_end = [*self._at_end, failure] if count == 1 else self._at_end
+                if owner.on_error == "raise_at_end" and not first:
+                    self._at_end.append(kind)
         owner.failures_in_a_row += 1
         if not (first and isinstance(error, AsyncTrainerError) and str(error) == str(first.error)):  # ours, once
             self._log(failure, count)
@@ -87,7 +87,7 @@ class Failures:
     def take_to_raise_at_end(self) -> LaneError | None:
         """The error that the end of the run should raise; once."""
         with self._lock:
-            failures, self._at_end = self._at_end, []
+            failures, self._at_end = [self._kinds[kind] for kind in self._at_end], []
         if self.to_raise and not failures:
             return self.to_raise.popleft()
         if not failures:

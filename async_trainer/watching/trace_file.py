@@ -75,9 +75,14 @@ class TraceFile:
     def _put(self, member: bytes) -> None:
         rest = memoryview(member + TAIL)
         at = self._end
-        while rest:
-            written = os.pwrite(self._file, rest, at)
-            rest, at = rest[written:], at + written
+        try:
+            while rest:
+                written = os.pwrite(self._file, rest, at)
+                rest, at = rest[written:], at + written
+        except OSError:
+            if os.fstat(self._file).st_size > self._end:  # its end was there, and was overwritten: there is room for it
+                os.ftruncate(self._file, self._end + os.pwrite(self._file, TAIL, self._end))
+            raise
         self._end += len(member)
 
     def close(self) -> None:
@@ -95,7 +100,9 @@ def read_trace(path: Path) -> dict[str, Any]:
     if data[:2] == b"\x1f\x8b":
         data = _unzip(data)
     text = data.decode("utf-8", errors="replace")
-    for whole in (text, text.rstrip().rstrip(",") + "]", text.rstrip().rstrip(",") + "]}"):
+    lines = text.rpartition("\n")[0]
+    ends = (text, *(part.rstrip().rstrip(",") + end for part in (text, lines) for end in ("]", "]}")))
+    for whole in ends:
         try:
             found = json.loads(whole)
         except ValueError:
