@@ -6,6 +6,8 @@ room is written, and all that is there can be read.
 
 from __future__ import annotations
 
+import gzip
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -216,7 +218,11 @@ def test_the_training_goes_on_and_what_comes_once_there_is_room_is_written(name:
     if kind.keeps:
         assert there == {1, 2, 3, 4}
     else:
-        assert there >= {AFTER} if kind.make is wandb else there >= {BEFORE, AFTER}  # wandb is behind with its file
+        if name == "WandB":  # it is behind with its file
+            assert there >= {AFTER}
+            assert " rows of run full are lost: wandb has not written them to " in str(raised.value)
+        else:
+            assert there >= {BEFORE, AFTER}
         assert there < {1, 2, 3, 4}
 
 
@@ -236,7 +242,7 @@ def test_a_disk_that_stays_full_is_told_at_the_end(name: str, disk: SmallDisk) -
     assert run.counts.batches == 3 * BATCHES
     there = kind.read(disk.path / "logs")
     assert there < {1, 2, 3}
-    assert BEFORE in there or kind.make is wandb
+    assert BEFORE in there or name == "WandB"
 
 
 def test_the_count_of_what_failed_is_in_what_is_raised_at_the_end(disk: SmallDisk) -> None:
@@ -301,7 +307,9 @@ def test_a_run_that_is_published_there_goes_on_and_can_be_watched_again(
             batches += fire_until(handler, lambda: status.read(folder / status.NAME).said["steps"]["count"] == 0)
     assert counts.batches == batches
     assert caplog.text.count(f"what the run is doing can't be written to {folder}") == 1
-    assert len(read_trace(folder / status.TIMELINE)["traceEvents"]) > 0
+    trace = json.loads(gzip.decompress((folder / status.TIMELINE).read_bytes()))
+    assert trace == read_trace(folder / status.TIMELINE)
+    assert len(trace["traceEvents"]) > 0
     if comes_back:
         assert status.read(folder / status.NAME).state == "finished"
 

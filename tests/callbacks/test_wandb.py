@@ -233,9 +233,7 @@ def test_a_script_whose_server_hangs_ends_too(tmp_path: Path, way: str) -> None:
     if way == "run.end()":
         assert "is not all on the server" in ended.stderr
     (folder,) = {path.parent for path in tmp_path.glob("wandb/run-*/*.wandb")}
-    deadline = (
-        time.monotonic() + 60
-    )  # wandb's own process outlives the script, by as long as it needs to write its file
+    deadline = time.monotonic() + 60  # wandb's own process outlives the script, until it has written its file
     while (found := losses(tmp_path, folder.name.rpartition("-")[2])) != [float(n) for n in range(1, 8)]:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
