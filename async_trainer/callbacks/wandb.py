@@ -58,7 +58,9 @@ class WandB(ScalarLog):
     half a minute after the end, or no longer tries to since its token has expired, is raised at the end, with how to
     sync that file. One that does not answer at the start is not waited for: the run is written offline, and the log
     says how to sync it. A run that is resumed goes on in the same run of wandb: rows that it has, from after the state
-    that the training goes on from, are not logged again. (An offline run then has a folder for each time.)
+    that the training goes on from, are not logged again. (An offline run then has a folder for each time.) What wandb
+    has not written to an offline run's file, as its disk is full, is counted, and raised at the end; once there is room
+    the run goes on in a folder more.
 
     It runs in the background unless wrapped in ``inline()``: on its lane's thread. It leaves ``wandb.run`` alone.
 
