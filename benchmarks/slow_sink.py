@@ -15,9 +15,6 @@ The extra ``bench`` installs what is needed; what isn't there is left out by nam
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import os
 import sys
 import tempfile
@@ -39,10 +36,8 @@ from peer.mlflow_server import serving
 
 from async_trainer import CallbacksHandler, background, inline
 from async_trainer.bench.convoy import STEPS, make_step
-from async_trainer.bench.machine import describe_machine, line
-from async_trainer.bench.report import table
 from async_trainer.bench.row import Row
-from async_trainer.bench.run import Result
+from async_trainer.bench.script import run_script
 from async_trainer.bench.timing import by_turns
 
 COUNT = 60  # steps of a turn
@@ -165,31 +160,17 @@ def measure(name: str, step: Callable[[], None], log: Log, rounds: int = ROUNDS)
     return rows
 
 
-def main() -> int:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures, and the machine, to this file")
-    arguments = parser.parse_args()
-    logging.getLogger("async_trainer").setLevel(logging.ERROR)
+def measure_all() -> Iterator[Row]:
+    """The rows of each sink that can be had here."""
     torch.set_num_threads(1)
-    about = describe_machine()
-    print(line(about), flush=True)
     step = make_step(*STEPS["20 ms"])
-    began = clock()
-    rows: list[Row] = []
     for name, (needs, sink) in SINKS.items():
         if find_spec(needs) is None:
             print(f"{name} is left out: {needs} is not installed")
             continue
         with tempfile.TemporaryDirectory() as folder, sink(Path(folder)) as log:
-            rows += measure(name, step, log)
-    result = Result("slow sinks", tuple(rows), clock() - began, about["load_before"])
-    print(f"\n{table(result)}")
-    if arguments.json is not None:
-        plain = {"machine": about, **result.to_json()}
-        arguments.json.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
+            yield from measure(name, step, log)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(__doc__, [("slow sinks", measure_all)]))

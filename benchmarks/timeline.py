@@ -11,10 +11,7 @@ median. The last words and the end of the file are in it.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -23,10 +20,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from async_trainer import CallbacksHandler, background
-from async_trainer.bench.machine import describe_machine, line
-from async_trainer.bench.report import table
 from async_trainer.bench.row import Row
-from async_trainer.bench.run import Result
+from async_trainer.bench.script import run_script
 from async_trainer.bench.timing import by_turns
 from async_trainer.watching.trace_file import read_trace
 
@@ -88,22 +83,5 @@ def measure(rounds: int, run: Callable[[str], tuple[float, float]] = run) -> lis
     return rows
 
 
-def main() -> int:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures, and the machine, to this file")
-    arguments = parser.parse_args()
-    logging.getLogger("async_trainer").setLevel(logging.ERROR)
-    about = describe_machine()
-    print(line(about), flush=True)
-    began = time.perf_counter()
-    result = Result("CPU per step", tuple(measure(ROUNDS)), time.perf_counter() - began, about["load_before"])
-    print(f"\n{table(result)}")
-    if arguments.json is not None:
-        plain = {"machine": about, **result.to_json()}
-        arguments.json.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(__doc__, [("CPU per step", lambda: measure(ROUNDS))]))

@@ -14,10 +14,7 @@ import pytest
 from async_trainer import CallbacksHandler, TrainerState, background
 from async_trainer.callbacks.upload import Upload
 from async_trainer.errors import LaneError
-from tests.callbacks.servers import S3_CLIENT, Answer, forward, free_port, s3_server, serving
-
-pytest.importorskip("s3fs")
-pytest.importorskip("moto.server")
+from tests.callbacks.servers import Answer, forward, free_port, serving
 
 XML = "<?xml version='1.0'?><Error><Code>{}</Code><Message>no</Message></Error>"
 REFUSALS = {
@@ -30,19 +27,8 @@ OPTIONS = {"skip_instance_cache": True, "config_kwargs": {"retries": {"max_attem
 """No attempts of the client's own: those of the lane are counted."""
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
 @pytest.fixture
-def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import boto3
-
-    for name, value in S3_CLIENT.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=s3)
+def bucket(client: Any) -> Any:
     client.create_bucket(Bucket="runs")
     yield client
     for one in client.list_objects_v2(Bucket="runs").get("Contents", []):

@@ -34,7 +34,6 @@ from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.files.atomic import atomic_write
 from async_trainer.testing import check_callback, hold, play
 from async_trainer.train.maps import Maps
-from tests.callbacks.servers import S3_CLIENT, s3_server
 from tests.resume.kit import computational, split, trainer
 
 WAYS = pytest.mark.parametrize("wrap", [inline, background])
@@ -647,30 +646,13 @@ def test_it_works_in_a_whole_training_with_checkpoints(
 # -------------------------------------------------------------------------------------------------- S3, over HTTP
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto.server")
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import boto3
-
-    for name, value in S3_CLIENT.items():
-        monkeypatch.setenv(name, value)
-    return boto3.client("s3", endpoint_url=s3)
-
-
 def listed(client: Any, name: str) -> dict[str, bytes]:
     found = client.list_objects_v2(Bucket=name).get("Contents", [])
     return {one["Key"]: client.get_object(Bucket=name, Key=one["Key"])["Body"].read() for one in found}
 
 
-def test_s3_holds_the_files_and_the_pointer(run_folder: Path, s3: str, bucket: Any) -> None:
-    bucket.create_bucket(Bucket="runs")
+def test_s3_holds_the_files_and_the_pointer(run_folder: Path, s3: str, client: Any) -> None:
+    client.create_bucket(Bucket="runs")
     run = Run(Upload("s3://runs/digits/1", folder=run_folder, options={"endpoint_url": s3}))
     big = bytes(range(256)) * 4096 * 6  # 6 MiB
     for number in range(2):
@@ -678,7 +660,7 @@ def test_s3_holds_the_files_and_the_pointer(run_folder: Path, s3: str, bucket: A
         write(run_folder / "logs" / "log.txt", b"%d" % number)
         run.epoch()
     run.end()
-    assert listed(bucket, "runs") == {
+    assert listed(client, "runs") == {
         "digits/1/checkpoints/epoch-0.pt": big + b"0",
         "digits/1/checkpoints/epoch-1.pt": big + b"1",
         "digits/1/logs/log.txt": b"1",
@@ -688,33 +670,33 @@ def test_s3_holds_the_files_and_the_pointer(run_folder: Path, s3: str, bucket: A
 
 @pytest.mark.slow
 def test_killed_between_uploads_and_resumed_s3_has_each_object_as_if_nothing_had_happened(
-    tmp_path: Path, s3: str, bucket: Any
+    tmp_path: Path, s3: str, client: Any
 ) -> None:
     whole = trainer(tmp_path / "whole", steps=None)
     whole.train(split(), computational())
-    bucket.create_bucket(Bucket="killed")
-    bucket.put_bucket_versioning(Bucket="killed", VersioningConfiguration={"Status": "Enabled"})
+    client.create_bucket(Bucket="killed")
+    client.put_bucket_versioning(Bucket="killed", VersioningConfiguration={"Status": "Enabled"})
     command = [sys.executable, "-m", "tests.callbacks.upload_child", str(tmp_path / "maps"), s3]
     codes = [subprocess.run([*command, str(kill_at)], timeout=120).returncode for kill_at in (4, 1, 0)]
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
 
-    there = {name.removeprefix("run/split-0/"): content for name, content in listed(bucket, "killed").items()}
+    there = {name.removeprefix("run/split-0/"): content for name, content in listed(client, "killed").items()}
     assert there.pop("latest") == b"checkpoints/final.pt\n"
     there.pop("logs/metrics.jsonl")
     for folder in (tmp_path / "maps", tmp_path / "whole"):
         files = objects(folder / "split-0" / "checkpoints")
         assert {name.removeprefix("checkpoints/"): content for name, content in there.items()} == files
-    log = listed(bucket, "killed")["run/split-0/logs/metrics.jsonl"]
+    log = listed(client, "killed")["run/split-0/logs/metrics.jsonl"]
     assert log == (tmp_path / "whole" / "split-0" / "logs" / "metrics.jsonl").read_bytes()
 
-    versions = bucket.list_object_versions(Bucket="killed")["Versions"]
+    versions = client.list_object_versions(Bucket="killed")["Versions"]
     sent = sorted((one["Key"], one["LastModified"], one["ETag"]) for one in versions if "latest" not in one["Key"])
     twice = [one for one, other in pairwise(sent) if (one[0], one[2]) == (other[0], other[2])]
     assert len(twice) <= 2  # what was under way at a kill that came after the sending
 
 
 def test_a_bucket_that_is_not_there_at_first_fails_and_is_tried_again(
-    run_folder: Path, s3: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, s3: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[str] = []
     real = ObjectStore.put
@@ -722,7 +704,7 @@ def test_a_bucket_that_is_not_there_at_first_fails_and_is_tried_again(
     def put(self: ObjectStore, name: str, source: Path) -> None:
         attempts.append(name)
         if len(attempts) == 3:
-            bucket.create_bucket(Bucket="late")
+            client.create_bucket(Bucket="late")
         real(self, name, source)
 
     monkeypatch.setattr(ObjectStore, "put", put)
@@ -732,7 +714,7 @@ def test_a_bucket_that_is_not_there_at_first_fails_and_is_tried_again(
     run.epoch()
     run.end()
     assert attempts == ["a.pt"] * 3
-    assert listed(bucket, "late") == {"a.pt": b"x", "latest": b"a.pt\n"}
+    assert listed(client, "late") == {"a.pt": b"x", "latest": b"a.pt\n"}
 
 
 # -------------------------------------------------------------------------------------------------- what is refused
