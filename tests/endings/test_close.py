@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import pickle
@@ -397,19 +398,19 @@ def test_an_error_without_a_text_is_one_events_failure(
     handler = CallbacksHandler(
         [background(Bad() if define == "thread" else BadAsync(), name="bad", on_error=on_error)], stall_timeout=2
     )
-    raised = 0
+    came: list[int] = []  # the others had an error raised in their place
     for step in range(5):
-        try:
+        with contextlib.suppress(LaneError):
             handler.call_event("on_batch_end", step=step)
-        except LaneError:
-            raised += 1
+            came.append(step)
+    raised = 5 - len(came)
     try:
         handler.close()
     except LaneError:
         raised += 1
     lane = handler.stats().lanes["bad"]
-    assert (lane.failed, lane.lost, lane.queued) == (2, 0, 0)
-    assert seen == list(range(5 - lane.delivered, 5))
+    assert (lane.failed, lane.lost, lane.queued) == (sum(step < 2 for step in came), 0, 0)
+    assert seen == [step for step in came if step >= 2]
     assert raised == {"log": 0, "disable": 0, "raise_at_end": 1}.get(on_error, raised)
 
 
