@@ -95,7 +95,7 @@ def test_a_figure_of_each_epoch_that_every_divides_goes_to_the_logs_of_the_split
 
 
 def test_what_the_function_does_not_name_is_not_captured(tmp_path: Path) -> None:
-    handler = CallbacksHandler([Figures(lambda state: plot([state.current_epoch]), every=2, folder=tmp_path)])
+    handler = CallbacksHandler([thread(Figures(lambda state: plot([state.current_epoch]), every=2, folder=tmp_path))])
     with handler:
         validate(handler, 1, model=threading.Lock())  # no copy can be made of it
         assert handler.stats().captures == 0
