@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from async_trainer.callback import Callback, label
+from async_trainer.callbacks.ending import Ending
 from async_trainer.callbacks.event_files import EventFiles, check_installed
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.train.state import TrainerState
@@ -24,6 +25,7 @@ class EventLog(Callback):
     def __init__(self, folder: Any) -> None:
         check_installed(label(self))
         self.folder = given_folder(self, folder)
+        self._ending = Ending()
         self._files: EventFiles | None = None
         self._state: Mapping[str, Any] | None = None  # while no file is open: of the last training, or as loaded
 
@@ -70,13 +72,15 @@ class EventLog(Callback):
             files.rewind()
         files.mark()
 
-    def on_train_end(self, **kwargs: Any) -> None:
+    def on_train_end(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
         """Close the file, synced."""
-        self._close()
+        self._ending.check(event)
+        with self._ending:
+            self._close()
 
-    def on_exception(self, **kwargs: Any) -> None:
+    def on_exception(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
         """Close the file, synced."""
-        self._close()
+        self.on_train_end(event=event)
 
     def _close(self) -> None:
         files, self._files = self._files, None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from async_trainer.callbacks.event_log import EventLog
@@ -98,7 +99,9 @@ class Histograms(EventLog):
         from torch.utils.tensorboard.summary import histogram_raw
 
         assert self._files is not None
-        values = (tensor.to_dense() if tensor.is_sparse else tensor).double().cpu().numpy().ravel()
+        dense = tensor.to_dense() if tensor.is_sparse else tensor
+        parts = torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense  # both, in one histogram
+        values = parts.double().cpu().numpy().ravel()
         finite = values[np.isfinite(values)]
         if finite.size < values.size:
             self._files.write_scalars({f"nonfinite/{tag}": float(values.size - finite.size)}, step)

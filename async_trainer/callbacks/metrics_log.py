@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from async_trainer.callbacks.ending import Ending
 from async_trainer.callbacks.parquet_rows import SUFFIX, ParquetRows
 from async_trainer.callbacks.rows import FORMATS, RowFile
 from async_trainer.callbacks.scalars import ScalarLog
@@ -73,6 +74,7 @@ class MetricsLog(ScalarLog):
                 raise ConfigurationError("MetricsLog: Parquet needs pyarrow: pip install 'async_trainer[parquet]'")
         super().__init__(every)
         self.path = path
+        self._ending = Ending()
         self._file = ParquetRows(path) if path is not None and path.suffix == SUFFIX else RowFile(path)
 
     def __repr__(self) -> str:
@@ -111,13 +113,15 @@ class MetricsLog(ScalarLog):
     def _settle(self) -> None:
         self._file.sync()
 
-    def on_train_end(self, **kwargs: Any) -> None:
+    def on_train_end(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
         """Close the file, synced."""
-        self._file.close()
+        self._ending.check(event)
+        with self._ending:
+            self._file.close()
 
-    def on_exception(self, **kwargs: Any) -> None:
+    def on_exception(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
         """Close the file, synced."""
-        self._file.close()
+        self.on_train_end(event=event)
 
     def state_dict(self) -> dict[str, Any]:
         """As of :class:`~async_trainer.files.AppendedFile`: what counts of the file, all of it on disk.

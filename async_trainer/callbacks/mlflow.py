@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from async_trainer.callbacks.ending import Ending
 from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point, as_key
 from async_trainer.callbacks.model_checkpoint import unwrapped
 from async_trainer.callbacks.outbox import Outbox, SinkError
@@ -90,7 +91,7 @@ class MLflow(ScalarLog):
             raise ConfigurationError(f"MLflow: experiment must be a name, not {experiment!r}")
         if params is not None and not isinstance(params, Mapping):
             raise ConfigurationError(f"MLflow: params must be a dict, not {type(params).__name__}")
-        self.tracking_uri = tracking_uri
+        self.tracking_uri = None if tracking_uri is None else _absolute(tracking_uri)
         self.experiment = experiment
         self.run_name = run_name
         self.params = dict(params or {})
@@ -100,6 +101,9 @@ class MLflow(ScalarLog):
         self._run: MLflowRun | None = None
         self._outbox: Outbox | None = None
         self._counts: dict[str, int] = {}  # values of each metric so far
+        self._ending = Ending()
+        self._lost: dict[str, int] = {}  # of these, those that the server will never have
+        self._times: dict[str, int] = {}  # ms: of the last value of each metric
         self._renamed: set[str] = set()  # names that were told of
         self._loaded: Mapping[str, Any] | None = None
         self._settings: dict[str, Any] | None = None  # parameters that are still to be logged
@@ -144,14 +148,26 @@ class MLflow(ScalarLog):
         self._send_soon()
 
     def _open(self, state: Mapping[str, Any]) -> None:
-        self._counts = dict(state.get("counts", {}))
+        self._counts, self._lost = dict(state.get("counts", {})), {}
         run = MLflowRun(
             self.tracking_uri, state.get("run_id", self._given_run), self.experiment, self.run_name,
             {"mlflow.source.name": "async_trainer"},
         )  # fmt: skip
         self._run = run
-        self._outbox = Outbox("MLflow", run.send, batch=BATCH, limit=LIMIT)
+        self._outbox = Outbox("MLflow", self._send, batch=BATCH, limit=LIMIT, lose=self._lose)
         self._outbox.add(Point(*one) for one in state.get("pending", ()))
+
+    def _send(self, points: list[Point]) -> None:
+        assert self._run is not None
+        self._run.send([self._ranked(one) for one in points])
+
+    def _ranked(self, point: Point) -> Point:
+        """With its number among those of its metric that the server has, or will have: it counts no others."""
+        return point._replace(number=point.number - self._lost.get(point.key, 0))
+
+    def _lose(self, points: Iterable[Point]) -> None:
+        for point in points:
+            self._lost[point.key] = self._lost.get(point.key, 0) + 1
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         if self._outbox is None:
@@ -170,7 +186,8 @@ class MLflow(ScalarLog):
                 logger.warning("MLflow: %r is logged as %r, as MLflow doesn't take that name", name, key)
             index = self._counts.get(key, 0)
             self._counts[key] = index + 1
-            points.append(Point(key, value, now, step, index))
+            at = self._times[key] = max(now, self._times.get(key, 0) + 1)  # equal ones of a step would be one row
+            points.append(Point(key, value, at, step, index))
         self._outbox.add(points)
         self._outbox.send_due()
 
@@ -193,9 +210,16 @@ class MLflow(ScalarLog):
         self._settings = None
 
     def on_train_end(
-        self, *, maps: Any = None, state: TrainerState | None = None, model: Any = None, callbacks: Any = None
+        self,
+        *,
+        maps: Any = None,
+        state: TrainerState | None = None,
+        model: Any = None,
+        callbacks: Any = None,
+        event: EventInfo | None = None,
     ) -> None:
         """Send all that waits, the files, the model; the run has finished."""
+        self._ending.check(event)
         if self._outbox is None or self._run is None:
             return
         self._outbox.send_all()
@@ -208,16 +232,19 @@ class MLflow(ScalarLog):
         if self.log_model and model is not None:
             self._log_model(model)
         self._run.set_status("FINISHED")
-        self._close()
+        with self._ending:
+            self._close()
 
-    def on_exception(self, *, exception: Any = None) -> None:
+    def on_exception(self, *, exception: Any = None, event: EventInfo | None = None) -> None:
         """Send all that waits; the run has failed, or was killed."""
+        self._ending.check(event)
         if self._outbox is None or self._run is None:  # of a validation, say
             return
         self._outbox.send_all()
         self._log_settings()
         self._run.set_status("KILLED" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "FAILED")
-        self._close()
+        with self._ending:
+            self._close()
 
     def _close(self) -> None:
         outbox, self._loaded = self._outbox, self.state_dict()
@@ -248,12 +275,14 @@ class MLflow(ScalarLog):
             self._run.log_folder(Path(folder) / "model", "model")
 
     def state_dict(self) -> dict[str, Any]:
-        """``counts``: values of each metric so far; ``pending``: those that the server has not taken yet; ``run_id``,
-        unless it was given."""
+        """``counts``: values of each metric so far, but for those that are lost; ``pending``: those that the server has
+        not taken yet; ``run_id``, unless it was given."""
         if self._outbox is None:
             return dict(self._loaded or {})
         self._outbox.send_soon()
-        state: dict[str, Any] = {"counts": dict(self._counts), "pending": [tuple(one) for one in self._outbox.waiting]}
+        counts = {key: count - self._lost.get(key, 0) for key, count in self._counts.items()}
+        pending = [tuple(self._ranked(one)) for one in self._outbox.waiting]
+        state: dict[str, Any] = {"counts": counts, "pending": pending}
         if self._given_run is None and self.run_id is not None:
             state["run_id"] = self.run_id
         return state
@@ -263,6 +292,14 @@ class MLflow(ScalarLog):
         self._loaded = dict(state_dict)
         if self._outbox is not None:
             self._open(self._loaded)
+
+
+def _absolute(uri: str) -> str:
+    """A relative path in it is one from here, wherever the process is when the run starts."""
+    scheme, path = "sqlite:///", uri.removeprefix("sqlite:///")
+    if path != uri and path and not path.startswith((":memory:", "/", "file:")) and not Path(path).is_absolute():
+        return scheme + str(Path(path).absolute())
+    return uri if ":" in uri or uri.startswith("databricks") else str(Path(uri).absolute())
 
 
 def _fields(name: str, config: Any) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from async_trainer.callbacks.outbox import SinkError
-from async_trainer.callbacks.secrets import redacted, url_secrets
+from async_trainer.callbacks.outbox import SinkError, asked_for
+from async_trainer.callbacks.secrets import option_secrets, redacted, url_secrets
 
 REQUEST_SECONDS = 10.0
 BATCH = 500
@@ -70,7 +71,6 @@ class MLflowRun:
         self.run_name = run_name
         self.tags = dict(tags)
         self.started = int(time.time() * 1000)
-        self._secrets = [*url_secrets(self.uri)]
         self._store: Any = None
         self._there: dict[str, int] | None = None if run_id is not None else {}
 
@@ -93,7 +93,9 @@ class MLflowRun:
             text, after, final = str(error), None, 400 <= status < 500 and status not in _AWAY
         except Exception as error:  # of requests, of a database
             text, after, final = f"{type(error).__name__}: {error}", None, False
-        raise SinkError(redacted(f"MLflow: {text}", self._secrets), retry_after=after, final=final)
+        environment = {name: os.environ.get(name, "") for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")}
+        secrets = [*url_secrets(self.uri), *option_secrets("", environment)]
+        raise SinkError(redacted(f"MLflow: {text}", secrets), retry_after=after, final=final)
 
     def connect(self) -> str:
         """Have the run; returns its id."""
@@ -210,10 +212,9 @@ def _request(store: Any, api: Any, json_body: Any, endpoint: str | None, respons
     if response.status_code >= 500 or response.status_code in _AWAY:
         if response.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
             verify_rest_response(response, endpoint)
-        after = response.headers.get("Retry-After", "")
         raise SinkError(
             f"the server answers {response.status_code} {response.reason}",
-            retry_after=float(after) if after.isdigit() else None,
+            retry_after=asked_for(response.headers.get("Retry-After")),
         )
     verify_rest_response(response, endpoint)
     message = response_proto or api.Response()

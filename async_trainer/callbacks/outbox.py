@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import logging
 import time
 from collections import deque
@@ -12,6 +13,8 @@ SEND_SECONDS = 1.0
 """How long rows may wait for others to be sent with."""
 LONGEST_WAIT = 30.0
 """Seconds between two attempts at a service that is away, at most, unless it asks for more."""
+LONGEST_ASKED = 300.0
+"""Seconds that a service is left alone for, whatever it asks for: what waits has a limit."""
 
 logger = logging.getLogger("async_trainer")
 
@@ -31,6 +34,18 @@ class SinkError(OSError):
         self.final = final
 
 
+def asked_for(retry_after: str | None) -> float:
+    """Seconds, of a ``Retry-After`` header: such a number, or a date. What makes no sense is 0."""
+    if not retry_after:
+        return 0.0
+    if retry_after.isascii() and retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 class Outbox:
     """Rows that wait to be sent. Any one thread.
 
@@ -39,6 +54,7 @@ class Outbox:
         send: is given a list of rows. Raises a :class:`SinkError` if they were not taken.
         batch: rows in one sending, at most.
         limit: rows that may wait; beyond, the oldest are dropped, and counted.
+        lose: is told of rows that were dropped or refused: the oldest of those that wait.
         clock: seconds.
 
     Attributes:
@@ -53,6 +69,7 @@ class Outbox:
         *,
         batch: int,
         limit: int,
+        lose: Callable[[list[Any]], None] = lambda rows: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dropped = self.refused = 0
@@ -60,6 +77,7 @@ class Outbox:
         self._send = send
         self._batch = batch
         self._limit = limit
+        self._lose = lose
         self._clock = clock
         self._rows: deque[Any] = deque()
         self._due = clock() + SEND_SECONDS
@@ -78,7 +96,7 @@ class Outbox:
         """Have rows sent, some time."""
         self._rows.extend(rows)
         while len(self._rows) > self._limit:
-            self._rows.popleft()
+            self._lose([self._rows.popleft()])
             self.dropped += 1
 
     def send_due(self) -> None:
@@ -111,6 +129,7 @@ class Outbox:
                     self._is_away(error)
                     return
                 self.refused += len(batch)
+                self._lose(batch)
                 logger.warning("%s: %d rows were refused: %s", self._where, len(batch), error)
             for _ in batch:
                 self._rows.popleft()
@@ -126,7 +145,7 @@ class Outbox:
         if self._error is None:
             logger.warning("%s: %s; %d rows wait, and are sent later", self._where, error, len(self._rows))
         self._error = error
-        self._due = self._clock() + max(self._wait, error.retry_after or 0.0)
+        self._due = self._clock() + max(self._wait, min(error.retry_after or 0.0, LONGEST_ASKED))
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
     def check_complete(self) -> None:

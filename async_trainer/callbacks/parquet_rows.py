@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ class ParquetRows:
         self._on_disk = 0
         self._loaded: int | None = None  # rows that count, as loaded while it was closed
         self._is_open = False
+        self._last: Path | None = None  # the segment that was written last
         self._begun = (-1, 0)  # the event, and the rows before it
 
     def __repr__(self) -> str:
@@ -59,6 +61,7 @@ class ParquetRows:
         self._on_disk = sum(_count(segment) for segment in self._segments())
         if size is not None and size > self._on_disk:
             logger.warning("%s is shorter than it was: rows %d to %d are lost", self.path, self._on_disk, size)
+        self._last = None
         self.cut(self._on_disk if size is None else min(size, self._on_disk))
         self._is_open, self._loaded = True, None
 
@@ -89,7 +92,7 @@ class ParquetRows:
         if size >= self._on_disk:
             del self._rows[size - self._on_disk :]
             return
-        self._rows = []
+        self._rows, self._last = [], None
         for segment in reversed(self._segments()):
             if self._on_disk <= size:
                 break
@@ -119,9 +122,15 @@ class ParquetRows:
             return
         import pyarrow.parquet
 
+        self._check_ours()
+        segment = self.path / f"rows-{self._on_disk:012d}{SUFFIX}"
+        if segment.exists():
+            what = "somebody else writes there; each needs a folder of its own: give it another path"
+            raise OSError(errno.EBUSY, what, str(self.path))
         table = pyarrow.table(list(map(list, zip(*self._rows, strict=True))), schema=_schema())
-        with atomic_write(self.path / f"rows-{self._on_disk:012d}{SUFFIX}") as file:
+        with atomic_write(segment) as file:
             pyarrow.parquet.write_table(table, file)
+        self._last = segment
         self._on_disk += len(self._rows)
         self._rows = []
 
@@ -130,6 +139,12 @@ class ParquetRows:
         if self._is_open:
             self.sync()
             self._is_open = False
+            self._check_ours()
+
+    def _check_ours(self) -> None:
+        if self._last is not None and not self._last.exists():
+            what = "it was deleted, or replaced, while it was written to"
+            raise FileNotFoundError(errno.ENOENT, what, str(self._last))
 
     def state_dict(self) -> dict[str, int]:
         """``size``: rows up to here, all of them on disk.

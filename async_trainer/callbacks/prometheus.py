@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from async_trainer.callbacks.rows import as_text
 from async_trainer.callbacks.scalars import ScalarLog
 from async_trainer.errors import ConfigurationError
 from async_trainer.snapshot import capture
@@ -162,7 +163,7 @@ class Prometheus(ScalarLog):
             values, (epoch, step) = dict(self._values), self._place
         shown = GaugeMetricFamily("async_trainer_value", "The last value of a loss or metric.", labels=["name"])
         for name, value in values.items():
-            shown.add_metric([name], value)
+            shown.add_metric([as_text(name)], value)
         yield shown
         yield GaugeMetricFamily("async_trainer_epoch", "The epoch of the training, from 1.", value=epoch)
         yield GaugeMetricFamily("async_trainer_step", "Optimization steps made.", value=step)

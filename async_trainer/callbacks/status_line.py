@@ -66,7 +66,7 @@ class StatusLine:
         try:
             self._file.write(text)
             self._file.flush()
-        except (OSError, ValueError) as error:  # ValueError: it is closed, or can't encode the text
+        except (OSError, ValueError, AttributeError) as error:  # it is closed, or can't encode the text, or is None
             self._is_broken, self.is_live = True, False
             logger.warning("Progress can't write any more; the run goes on without it: %s", error)
 

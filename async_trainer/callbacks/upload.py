@@ -88,6 +88,7 @@ class Upload(Callback):
         self._home = f".upload-{hashlib.sha256(str(self.store).encode()).hexdigest()[:8]}"
         self._staging = Staging()
         self._staged_at_events = False  # by the training thread; inline, by the hooks themselves
+        self._is_told = False  # that there is a file of yours in the pointer's place
         self._objects: dict[str, dict[str, Any]] = {}  # by name: what is there
         self._latest: dict[str, str] = {}  # by prefix: the checkpoint that is named there
         self._newest: dict[str, tuple[int, str]] = {}  # by prefix: the checkpoint that is to be named, and its age
@@ -226,6 +227,11 @@ class Upload(Callback):
 
     def _point(self, prefix: str) -> None:
         newest = self._newest.get(prefix, (0, ""))[1].removeprefix(prefix)
+        if prefix + LATEST in self._objects:
+            if not self._is_told:
+                self._is_told = True
+                logger.warning("Upload: %r is a file of yours; it is not made to name the newest checkpoint", LATEST)
+            return
         if newest and self._latest.get(prefix) != newest:
             self.store.put_text(prefix + LATEST, f"{newest}\n")
             self._latest[prefix] = newest

@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from async_trainer.callbacks.ending import Ending
 from async_trainer.callbacks.outbox import SinkError
+from async_trainer.callbacks.rows import as_text
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.callbacks.scalars import ScalarLog
 from async_trainer.callbacks.secrets import option_secrets, redacted
@@ -114,6 +116,7 @@ class WandB(ScalarLog):
         self._settings = dict(settings or {})
         self._given_run = run_id
         self._id: str | None = run_id
+        self._ending = Ending()
         self._run: Any = None
         self._rows = 0  # so far
         self._there = 0  # that the run has
@@ -223,6 +226,7 @@ class WandB(ScalarLog):
         return [*option_secrets("", self._settings), *option_secrets("", {"key": os.environ.get("WANDB_API_KEY", "")})]
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
+        self._ending.check(event)
         if self._run is None:
             if self._loaded is None and not self._is_begun:
                 raise RuntimeError("WandB: no run is open: on_train_start or on_resume comes first, or has failed")
@@ -237,22 +241,28 @@ class WandB(ScalarLog):
         if row < self._there:  # it was logged before the training was interrupted
             return
         place = {"epoch": state.current_epoch, "step": state.optim_step + batch}
-        self._run.log({**place, **values}, step=row, commit=True)
+        named = {as_text(name): value for name, value in values.items()}  # else wandb would refuse the row
+        self._run.log({**place, **named}, step=row, commit=True)
         self._there = row + 1
         self._given += 1
 
     def _settle(self) -> None:
         """wandb sends and writes when it sees fit. Where it no longer writes, the next event goes on in a new file."""
         if self._run.offline and unwritten(Path(self._run.settings.log_internal)) is not None:
+            with self._ending:
+                self._finish(0)
+
+    def on_train_end(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
+        """Finish the run: all is sent, or in its file."""
+        self._ending.check(event)
+        with self._ending:
             self._finish(0)
 
-    def on_train_end(self, **kwargs: Any) -> None:
-        """Finish the run: all is sent, or in its file."""
-        self._finish(0)
-
-    def on_exception(self, **kwargs: Any) -> None:
+    def on_exception(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
         """Finish the run, as failed."""
-        self._finish(1)
+        self._ending.check(event)
+        with self._ending:
+            self._finish(1)
 
     def _leave(self) -> None:
         """Finish a run that was left open: what is wrong with it is not the next one's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import logging
 import math
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from async_trainer.callback import Callback
-from async_trainer.callbacks.outbox import SinkError
+from async_trainer.callbacks.outbox import SinkError, asked_for
 from async_trainer.callbacks.secrets import option_secrets, redacted
 from async_trainer.callbacks.undisturbed import undisturbed
 from async_trainer.callbacks.values import last_values, number
@@ -82,6 +81,10 @@ class Webhook(Callback):
             import httpx  # noqa: F401
         if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ConfigurationError("Webhook: url must be a URL that begins with https:// or http://")
+        try:
+            urlsplit(url).port  # noqa: B018  # it looks
+        except ValueError:  # its text has what may be a part of a password
+            raise ConfigurationError("Webhook: url has no valid port; quote a / in a password (%2F)") from None
         if headers is not None and not isinstance(headers, Mapping) and not callable(headers):
             raise ConfigurationError(f"Webhook: headers must be a dict, or a function, not {type(headers).__name__}")
         if message is not None and not callable(message):
@@ -139,7 +142,13 @@ class Webhook(Callback):
         # What is posted is made once, so that an error in it is told as such. In ASCII: a file's name may be no text.
         deadline, pause, attempts = anyio.current_time() + self.patience, FIRST_PAUSE, 0
         data = json.dumps(content, allow_nan=False).encode()
-        async with httpx.AsyncClient(timeout=REQUEST_SECONDS) as client:
+        try:
+            session = httpx.AsyncClient(timeout=REQUEST_SECONDS)
+        except Exception as error:  # its text may have a part of a password
+            raise SinkError(
+                f"Webhook: no client can be made ({type(error).__name__}): is a proxy's URL in the environment valid?"
+            ) from None
+        async with session as client:
             while True:
                 attempts += 1
                 problem, again, wait = await self._attempt(client, data, key)
@@ -155,14 +164,12 @@ class Webhook(Callback):
 
     async def _attempt(self, client: Any, content: bytes, key: str) -> tuple[str | None, bool, float]:
         """What went wrong, whether to try again, and after how many seconds at least."""
-        import httpx
-
         headers = dict(self._headers() if callable(self._headers) else self._headers or {})
         defaults = {"Content-Type": "application/json", "Idempotency-Key": key}
         try:
-            with unlogged(self._url):
+            with unlogged(self._url), anyio.fail_after(REQUEST_SECONDS):  # httpx counts anew at each byte
                 response = await client.post(self._url, content=content, headers={**defaults, **headers})
-        except httpx.HTTPError as error:
+        except Exception as error:
             secrets = [*option_secrets("", headers), *_parts(self._url)]
             return redacted(f"{type(error).__name__}: {error}", secrets), True, 0.0
         if response.is_success:
@@ -170,7 +177,7 @@ class Webhook(Callback):
         again = response.status_code >= 500 or response.status_code in (408, 425, 429)
         if response.status_code in (401, 403) and callable(self._headers):  # the next token may be a valid one
             again = True
-        return f"it answers {response.status_code}", again, _seconds(response.headers.get("Retry-After"))
+        return f"it answers {response.status_code}", again, asked_for(response.headers.get("Retry-After"))
 
 
 def describe(
@@ -233,15 +240,3 @@ def _parts(url: str) -> list[str]:
     parts = urlsplit(url)
     found = [url, parts.path.strip("/"), parts.query, parts.username or "", parts.password or ""]
     return [one for one in found if len(one) > 2]
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Of a ``Retry-After`` header: seconds, or a date."""
-    if not retry_after:
-        return 0.0
-    if retry_after.isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return 0.0

@@ -17,14 +17,14 @@ _numbers = itertools.count()
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open ``path`` for writing; what is written appears there, synced, when the ``with`` block is left without error.
 
-    Until then it has another name beside it, ``.<name>.<process>-<number>.partial``. Missing folders are made. Any
-    thread.
+    Until then it has another name beside it, ``.<name>.<process>-<number>.partial`` (of a long name the beginning).
+    Missing folders are made. Any thread.
 
     Raises:
         OSError: the disk is full, say; what was at ``path`` before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}-{next(_numbers)}.partial")  # a name has 255 bytes
     try:
         with partial.open("wb") as file:
             with disk_errors():
@@ -37,6 +37,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         name_file(error, path)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """As :func:`atomic_write`, for a path that somebody has typed: a link stays one, and what is no file (a pipe,
+    ``/dev/stdout``) is written to."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    with atomic_write(path.resolve()) as file:
+        yield file
 
 
 def name_file(error: BaseException, path: Path | None) -> None:

@@ -90,6 +90,6 @@ def send(pool: Traffic, event: LaneEvent) -> None:
     for listener in pool.listeners:
         try:
             listener.lane_event(event)
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: a lane must not end with it
             pool.listeners = tuple(one for one in pool.listeners if one is not listener)
             say(logging.ERROR, "%r is told nothing more: its lane_event has failed: %r", listener, error)

@@ -167,9 +167,11 @@ class Publisher:
                 self._inline += note.ended - note.began
             elif note.kind == "event":
                 self._count(note)
+        paid = {"inline hooks": self._inline, **since.paid(stats, self._before)}
+        if ends:  # at once: what the timeline is behind with may take longer than the process has
+            status.write(self.folder / status.NAME, self._content(stats, paid))
         if self.recording is not None:
             self.recording.add(notes, {name: lane.queued for name, lane in stats.lanes.items()}, now, ends=ends)
-        paid = {"inline hooks": self._inline, **since.paid(stats, self._before)}
         status.write(self.folder / status.NAME, self._content(stats, paid))
         if now >= self._next_point or ends:
             self._next_point = now + max(EVERY, (now - self._began) / POINTS) - EVERY / 2
@@ -236,6 +238,7 @@ class Publisher:
             "lanes": since.lanes(stats, self._before),
             "errors": since.errors(stats, self._before),
             "timeline_full": self.recording is not None and self.recording.full,
+            "forgotten": self.tape.forgotten,
         }  # fmt: skip
 
 

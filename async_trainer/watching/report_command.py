@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from async_trainer.files.atomic import atomic_write
+from async_trainer.files.atomic import output_file
 
 NAME = "report"
 HELP = "make one HTML page of a run: step times, where its time went, lanes, failures, metrics"
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.run if arguments.run.is_dir() else arguments.run.parent
     text = page(gather(arguments.run), title=arguments.run.absolute().name)
     output: Path = arguments.output or folder / "report.html"
-    with atomic_write(output) as file:
+    with output_file(output) as file:
         file.write(text.encode("utf-8", errors="replace"))
     print(output)
     return 0

@@ -64,7 +64,8 @@ def _steps(said: Mapping[str, Any]) -> Text:
     steps = said["steps"]
     if not steps["count"]:
         return Text(f"no step yet ({plain(steps['event'])})", style="dim")
-    line = Text(f"{many(steps['count'])} steps")
+    least = "at least " if said.get("forgotten") else ""  # of a loop that is faster than what notes it
+    line = Text(f"{least}{many(steps['count'])} steps")
     if steps["median"] is not None:
         line.append(f", the median takes {seconds(steps['median'])}, 99 % at most {seconds(steps['p99'])}", style="dim")
     return line

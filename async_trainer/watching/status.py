@@ -24,6 +24,11 @@ TIMELINE = "timeline.json.gz"
 WHAT = "async_trainer status"
 """What a status file says that it is, in its first bytes."""
 
+_FIELDS: Mapping[str, Any] = {
+    "pid": int, "host": str, "started": (int, float), "written": (int, float), "state": str, "progress": dict,
+    "steps": dict, "loop": dict, "memory": dict, "lanes": dict, "errors": list,
+}  # fmt: skip
+
 STALE = 10.0
 """Seconds without a word after which a run whose process is there, or can't be asked for, counts as stale."""
 
@@ -98,6 +103,9 @@ def read(path: Path) -> Status:
         raise ConfigurationError(f"{path} is damaged: {error}") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT or said.get("what") != WHAT:
         raise ConfigurationError(f"{path} is no status file of this version of async_trainer")
+    for field, kind in _FIELDS.items():
+        if not isinstance(said.get(field), kind):
+            raise ConfigurationError(f"{path} is damaged: its {field!r} is {type(said.get(field)).__name__}")
     age = max(0.0, time.time() - said["written"])
     return Status(path, said, _state(said, age), age)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from async_trainer.errors import ConfigurationError
-from async_trainer.files.atomic import atomic_write
+from async_trainer.files.atomic import output_file
 
 PERIOD = 90 * 86_400
 """Of this, in s, the last multiple in Unix time is what ``ts``, in µs, counts from. Torch does it so, too: nanoseconds
@@ -70,7 +70,7 @@ class TraceFile:
             events = events[: self._left]
         self._left -= len(events)
         if events:
-            self._put(_member("".join(json.dumps(one, ensure_ascii=False) + ",\n" for one in events)))
+            self._put(_member("".join(json.dumps(one) + ",\n" for one in events)))
 
     def _put(self, member: bytes) -> None:
         rest = memoryview(member + TAIL)
@@ -160,8 +160,8 @@ def merge_traces(paths: Iterable[str | os.PathLike[str]], output: str | os.PathL
             if event.get("name") != "end" or event.get("ph") != "M":
                 merged.append(event)
     head = {"displayTimeUnit": "ms", "baseTimeNanoseconds": base or 0}
-    data = json.dumps({**head, "traceEvents": merged}, ensure_ascii=False).encode()
+    data = json.dumps({**head, "traceEvents": merged}).encode()
     output = Path(output)
-    with atomic_write(output) as file:
+    with output_file(output) as file:
         file.write(gzip.compress(data, LEVEL, mtime=0) if output.suffix == ".gz" else data)
     return len(merged)

@@ -86,6 +86,18 @@ def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: s
         Histograms(**arguments)
 
 
+def test_of_complex_weights_both_parts_are_counted(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1, bias=False, dtype=torch.complex64)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1 + 5j, 2 - 3j]]))
+    with CallbacksHandler([background(Histograms(tmp_path, every=1))]) as handler:
+        handler.call_event("on_train_start", state=TrainerState(), model=model)
+        handler.call_event("on_optimization_step_start", state=TrainerState(called="train"), model=model)
+        handler.call_event("on_train_end", state=TrainerState(), model=model)
+    ((_, low, high, count, *_),) = read(tmp_path)["weights/weight"]
+    assert (low, high, count) == (-3.0, 5.0, 4.0)
+
+
 @pytest.mark.parametrize("weights", [[1e30], [1e18, 1e18], [1.0, 1.0000001], [1e-44, 3e-44], [0.0, 0.0], [3e38, -3e38]])
 def test_values_too_close_for_so_many_bins_are_counted_all_the_same(tmp_path: Path, weights: list[float]) -> None:
     model = torch.nn.Linear(len(weights), 1, bias=False)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 from async_trainer import CallbacksHandler, TrainerState, background, inline
-from async_trainer.callbacks import MetricsLog
+from async_trainer.callbacks import MetricsLog, TensorBoard
 from async_trainer.callbacks.rows import RowFile
 from async_trainer.errors import ConfigurationError, LaneError
 from async_trainer.routes import EventInfo
@@ -454,6 +455,20 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
 def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         MetricsLog(**arguments)
+
+
+@pytest.mark.parametrize("make", [MetricsLog, lambda path: TensorBoard(path.parent)])
+def test_a_file_that_was_deleted_is_told_also_where_the_end_is_tried_again(
+    tmp_path: Path, make: Callable[[Path], Any]
+) -> None:
+    handler = CallbacksHandler([background(make(tmp_path / "runs" / "m.csv"), retries=2, backoff=0.01)])
+    handler.call_event("on_train_start", state=at(1))
+    handler.call_event("on_backward_step_start", state=at(1), loss=torch.tensor(1.0))
+    handler.flush()
+    shutil.rmtree(tmp_path / "runs")
+    handler.call_event("on_train_end", state=at(1))
+    with pytest.raises(LaneError, match="it was deleted while it was written to"):
+        handler.close()
 
 
 def test_one_that_takes_a_dead_process_s_place_goes_on_from_its_state(tmp_path: Path) -> None:

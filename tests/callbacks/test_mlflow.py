@@ -312,6 +312,54 @@ def test_a_server_that_refuses_connections_at_first_has_all_when_it_is_there(rea
     assert history(real, log.run_id)["loss"] == [(step, float(step)) for step in range(1, 5)]
 
 
+def test_in_the_background_too_what_is_lost_is_raised_at_the_end(real: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the end is tried again."""
+    monkeypatch.setattr("async_trainer.callbacks.mlflow.as_key", lambda name: name)
+    handler = CallbacksHandler([background(MLflow(real), backoff=0.01)])
+    handler.call_event("on_train_start", state=at(1))
+    handler.call_event("on_validation_end", state=at(2), metrics={"f1@0.5": 1.0})
+    handler.call_event("on_train_end", state=at(2))
+    with pytest.raises(LaneError, match="1 were refused"):
+        handler.close()
+
+
+def test_a_resume_after_some_were_lost_doubles_nothing(real: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.mlflow.as_key", lambda name: name)
+    before = MLflow(real)
+    before.on_train_start()
+    log_batches(before, range(1, 3))
+    before.on_validation_end(state=at(3), metrics={"f1@0.5": 1.0})  # refused, with the two
+    log_batches(before, range(3, 6))
+    state = pickle.loads(pickle.dumps(before.state_dict()))
+    log_batches(before, range(6, 8))
+    before._settle()  # sent after the state; and then it is killed
+    after = MLflow(real)
+    after.load_state_dict(state)
+    after.on_resume()
+    log_batches(after, range(6, 10))
+    after.on_train_end()
+    assert history(real, after.run_id)["loss"] == [(step, float(step)) for step in range(3, 10)]
+
+
+def test_equal_values_of_one_step_are_all_there(real: str) -> None:
+    """A server takes those of the same millisecond for one."""
+    log = MLflow(real)
+    log.on_train_start()
+    for _ in range(30):  # gradients are accumulated
+        log.on_backward_step_start(state=at(1), loss=torch.tensor(float("nan")))
+    log.on_train_end()
+    assert log.run_id is not None
+    assert len(MlflowClient(real).get_metric_history(log.run_id, "loss")) == 30
+
+
+def test_a_relative_path_is_one_from_where_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert MLflow("sqlite:///m.db").tracking_uri == f"sqlite:///{tmp_path}/m.db"
+    assert MLflow("runs").tracking_uri == f"{tmp_path}/runs"
+    for whole in ("sqlite:////a/m.db", "sqlite:///:memory:", "http://h:5000", "databricks", "postgresql://h/db"):
+        assert MLflow(whole).tracking_uri == whole
+
+
 def test_credentials_in_the_url_are_in_no_text(caplog: pytest.LogCaptureFixture) -> None:
     with serving(lambda *_: (200, {}, b"{}")) as server:
         url = server.url.replace("//", "//user:hunter2secret@")

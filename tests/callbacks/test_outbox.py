@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import email.utils
 import logging
+import time
 
 import pytest
 
-from async_trainer.callbacks.outbox import LONGEST_WAIT, SEND_SECONDS, Outbox, SinkError
+from async_trainer.callbacks.outbox import LONGEST_ASKED, LONGEST_WAIT, SEND_SECONDS, Outbox, SinkError, asked_for
 
 
 class Service:
@@ -25,6 +27,49 @@ class Service:
             raise self.error
         assert len(rows) <= 3
         self.taken += rows
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, 0.0),
+        ("", 0.0),
+        ("7", 7.0),
+        ("²", 0.0),
+        ("-5", 0.0),
+        ("soon", 0.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+    ],
+)
+def test_a_retry_after_that_makes_no_sense_asks_for_nothing(header: str | None, seconds: int) -> None:
+    assert asked_for(header) == seconds
+
+
+def test_a_retry_after_may_be_a_date() -> None:
+    assert 50 < asked_for(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+
+
+def test_a_service_that_asks_to_be_left_alone_for_years_is_asked_after_minutes() -> None:
+    service = Service()
+    service.error = SinkError("429", retry_after=99_999_999.0)
+    service.outbox.add([1])
+    service.outbox.send_soon()
+    service.error, service.now = None, service.now + LONGEST_ASKED
+    service.outbox.send_soon()
+    assert service.taken == [1]
+
+
+def test_rows_that_are_dropped_or_refused_are_told_of_once() -> None:
+    lost: list[int] = []
+    service = Service(limit=3)
+    service.outbox = Outbox("Test", service.take, batch=2, limit=3, lose=lost.extend, clock=lambda: service.now)
+    service.error = SinkError("away")
+    service.outbox.add(range(5))
+    assert lost == [0, 1]
+    service.error = SinkError("no", final=True)
+    service.outbox.send_soon()
+    assert lost == [0, 1, 2, 3, 4]
+    assert (service.outbox.dropped, service.outbox.refused) == (2, 3)
 
 
 def test_rows_wait_for_a_second_or_for_others_and_go_in_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,20 @@ def log_batches(log: MetricsLog, numbers: range) -> None:
 
 def values(folder: Path) -> list[float]:
     return list(pd.read_parquet(folder)["value"])
+
+
+def test_a_second_writer_or_a_folder_that_was_deleted_is_told(tmp_path: Path) -> None:
+    first, second = ParquetRows(tmp_path / "rows"), ParquetRows(tmp_path / "rows")
+    for rows in (first, second):
+        rows.replace()
+        rows.write_row({"step": 1}, {"loss": 1.0})
+    first.sync()
+    with pytest.raises(OSError, match="somebody else writes there"):
+        second.sync()
+    shutil.rmtree(tmp_path / "rows")
+    first.write_row({"step": 2}, {"loss": 1.0})
+    with pytest.raises(FileNotFoundError, match="it was deleted, or replaced, while it was written to"):
+        first.sync()
 
 
 @pytest.mark.slow

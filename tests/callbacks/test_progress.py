@@ -286,6 +286,18 @@ def test_a_stream_that_breaks_doesnt_end_the_training(
     assert "Progress can't write any more; the run goes on without it: " in caplog.text
 
 
+def test_where_there_is_no_stderr_the_training_goes_on(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    run = Run(Progress(), clock).start()
+    run.begin_epoch()
+    run.batch()
+    run.end_epoch()
+    run.end()
+    assert caplog.text.count("Progress can't write any more") == 1
+
+
 def test_ascii_streams_and_dumb_terminals_get_what_they_can_show(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     class Ascii(Terminal):
         encoding = "ascii"

@@ -44,11 +44,12 @@ def test_it_serves_where_the_run_is_and_the_last_of_each_value(wrap: Callable[[A
         handler.call_event("on_train_start", state=TrainerState(), callbacks=handler)
         for number in range(1, 4):
             handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(number / 2))
-        handler.call_event("on_validation_end", state=at(3), metrics={"accuracy": 0.75})
+        handler.call_event("on_validation_end", state=at(3), metrics={"accuracy": 0.75, "file-\udc80": 0.5})
         handler.flush()
         found = scrape(callback)
         assert found["async_trainer_value", "loss"] == 1.5
         assert found["async_trainer_value", "validation/accuracy"] == 0.75
+        assert found["async_trainer_value", "validation/file-\\udc80"] == 0.5
         assert found[("async_trainer_epoch",)] == 2
         assert found[("async_trainer_step",)] == 3
         handler.call_event("on_train_end", state=at(3))

@@ -107,6 +107,19 @@ def test_a_pattern_that_no_file_matches_is_warned_of_at_the_end(
     assert f"Upload: no file in {folder} matches files=['checkpoints', 'logz/*']" in caplog.text
 
 
+def test_a_file_of_yours_that_has_the_pointer_s_name_is_left_as_it_is(
+    run_folder: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(Upload(store.as_uri(), folder=run_folder))
+    write(run_folder / "a.pt", b"one")
+    write(run_folder / "latest", b"mine")
+    for _ in range(2):
+        run.epoch()
+    run.end()
+    assert objects(store) == {"a.pt": b"one", "latest": b"mine"}
+    assert caplog.text.count("'latest' is a file of yours") == 1
+
+
 @WAYS
 def test_new_and_changed_files_of_the_split_are_there_after_each_epoch(
     tmp_path: Path, store: Path, wrap: Callable[[Any], Any]
@@ -480,7 +493,7 @@ def test_an_error_that_tells_credentials_is_told_without_them(tmp_path: Path, mo
         place.put("a.txt", tmp_path)
     assert str(raised.value) == (
         "a.txt could not be uploaded to memory://***@bucket: PermissionError: *** may not use *** (***, ***) at "
-        "http://***@host/x?y"
+        "http://***@host/x?***"
     )
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None

@@ -333,6 +333,15 @@ def sync(url: str, *arguments: str) -> str:
     return ended.stdout + ended.stderr
 
 
+def test_a_name_that_is_no_text_is_logged_escaped(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.on_train_start()
+    log.on_validation_end(state=at(1), metrics={"file-\udc80": 0.5, "loss": 0.25})
+    log.on_train_end()
+    (row,) = rows(tmp_path, log.run_id)
+    assert (row["validation/file-\\udc80"], row["validation/loss"]) == (0.5, 0.25)
+
+
 def test_a_row_that_is_not_whole_ends_what_is_read(tmp_path: Path) -> None:
     log = make(tmp_path)
     log.on_train_start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import logging
+import socket
 import threading
 import time
 import traceback
@@ -223,6 +224,54 @@ def test_nothing_secret_is_in_any_log_error_repr_or_state(caplog: pytest.LogCapt
         assert secret not in seen
     assert repr(hook) == f"Webhook({host!r}, on='all')"
     assert not logging.getLogger("httpx").filters
+
+
+def test_a_header_that_httpx_refuses_a_proxy_or_a_port_is_told_without_a_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(answers()) as server:
+        with pytest.raises(LaneError, match="Illegal header value") as raised:
+            end(Webhook(server.url, headers={"Authorization": "Bearer s3cr3t\n"}, patience=0))
+        assert "s3cr3t" not in str(raised.value)
+        monkeypatch.setenv("HTTP_PROXY", "http://user:s3#cr3t@127.0.0.1:1")
+        with pytest.raises(LaneError, match="is a proxy's URL in the environment valid") as raised:
+            end(Webhook(server.url, patience=0))
+        assert "s3" not in str(raised.value)
+        assert isinstance(raised.value.__cause__, OSError)
+        assert raised.value.__cause__.__cause__ is None  # its text has a part of the password
+    with pytest.raises(ConfigurationError, match="no valid port") as refused:
+        Webhook("https://user:s3cr3t/x@host/path")
+    assert "s3cr3t" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
+def test_a_server_that_answers_byte_by_byte_is_waited_for_no_longer_than_another() -> None:
+    given_up = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.recv(65536)
+        while not given_up.is_set():
+            try:
+                connection.sendall(b"H")
+            except OSError:
+                return
+            given_up.wait(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            connection, _ = server.accept()
+            with connection:
+                drip(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            with pytest.raises(LaneError, match="has not taken the message: TimeoutError"):
+                end(Webhook(f"http://127.0.0.1:{server.getsockname()[1]}", patience=0))
+        finally:
+            given_up.set()
+            thread.join()
 
 
 def test_while_it_waits_other_tasks_and_the_training_go_on() -> None:

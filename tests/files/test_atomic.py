@@ -27,6 +27,13 @@ def test_a_file_appears_when_it_is_whole_and_makes_its_folders(tmp_path: Path) -
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_name_may_be_as_long_as_a_name_may_be(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)  # of 254 bytes
+    with atomic_write(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+
+
 @pytest.mark.parametrize("error", [OSError("no"), KeyboardInterrupt(), GeneratorExit()])
 def test_what_fails_halfway_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.txt"

@@ -49,6 +49,24 @@ class Told:
         return [event for event in self.events if event.lane == lane]
 
 
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("placement", ["thread", "task"])
+def test_a_listener_that_raises_whatever_ends_no_lane(
+    placement: Any, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raises:
+        def lane_event(self, event: LaneEvent) -> None:
+            raise error
+
+    callback = Async() if placement == "task" else Log()
+    with CallbacksHandler([background(callback, placement=placement)]) as handler:
+        handler.listen(Raises())
+        for step in range(2, 5):
+            handler.call_event("on_batch_end", step=step)
+        assert handler.flush(60).delivered == 3
+    assert "is told nothing more: its lane_event has failed" in caplog.text
+
+
 @pytest.mark.parametrize("placement", ["thread", "task", "process"])
 def test_each_hook_is_told_with_its_times_in_order_before_a_flush_returns(placement: Any) -> None:
     told = Told()

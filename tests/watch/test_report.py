@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +231,43 @@ def test_the_page_goes_where_it_is_asked_to_go(tmp_path: Path) -> None:
 )
 def test_ticks_are_round_and_hold_what_is_between(low: float, high: float, ticks: list[float]) -> None:
     assert nice_ticks(low, high) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        ["1.0", "1e100", "1.5e308"],
+        ["1.7e308", "1.7e308"],
+        ["1.7e308", "-1.7e308"],
+        ["0.0", "5e-324"],
+        ["1.0", "1" + "0" * 400],
+        ["1.0", "[" * 100_000],
+    ],
+)
+def test_losses_at_the_ends_of_what_a_number_can_be_are_drawn(tmp_path: Path, losses: list[str]) -> None:
+    status_of(tmp_path)
+    rows = [f'{{"epoch": 1, "batch": {n}, "step": {n}, "loss": {loss}}}' for n, loss in enumerate(losses)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    assert report(tmp_path).tags
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_the_page_goes_through_a_pipe_or_a_link_and_leaves_them(tmp_path: Path) -> None:
+    run, pipe, link, target = (tmp_path / one for one in ("run", "pipe", "link", "target"))
+    status_of(run)
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    assert cli.main(["report", str(run), "--output", str(pipe)]) == 0
+    reader.join(60)
+    assert read[0].endswith(b"</html>\n")
+    assert pipe.is_fifo()
+    target.write_text("old")
+    link.symlink_to(target)
+    assert cli.main(["report", str(run), "--output", str(link)]) == 0
+    assert link.is_symlink()
+    assert target.read_bytes() == read[0]
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-5, 3.0), (0.02, 0.021), (1.0, 1.0), (7.0, 12.0), (1e-12, 1e12)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from async_trainer import CallbacksHandler, Event, background, cli
 from async_trainer.errors import ConfigurationError
 from async_trainer.testing import play
-from async_trainer.watching import trace_file
+from async_trainer.watching import publisher, status, tape, trace_file
 from async_trainer.watching.recording import Recording
 from async_trainer.watching.status import TIMELINE
 from async_trainer.watching.tape import Note
@@ -161,6 +162,51 @@ def test_without_timeline_there_is_none_and_nobody_listens(tmp_path: Path) -> No
         assert handler._pool.listeners == ()
         handler.call_event(Event.BATCH_END)
     assert not (tmp_path / TIMELINE).exists()
+
+
+def test_a_name_or_error_that_is_no_text_ends_no_timeline(tmp_path: Path) -> None:
+    file = TraceFile(tmp_path / "t.json.gz", append=False)
+    file.write([{"name": "file-\udc80", "ph": "i", "ts": 1.0}])
+    file.write([{"name": "next", "ph": "i", "ts": 2.0}])
+    file.close()
+    names = [one["name"] for one in read_trace(tmp_path / "t.json.gz")["traceEvents"]]
+    assert names[:2] == ["file-\udc80", "next"]
+    assert merge_traces([tmp_path / "t.json.gz"], tmp_path / "merged.json") >= 2
+
+
+def test_what_is_forgotten_for_want_of_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tape, "LENGTH", 3)
+    noted = tape.Tape({"on_batch_end"}, captures=False)
+    for _ in range(5):
+        noted.event("on_batch_end")
+    assert noted.forgotten == 2
+    assert len(noted.take()) == 3
+
+
+def test_that_a_run_has_finished_is_written_before_what_its_timeline_is_behind_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that ends meanwhile would count as killed."""
+    waits, goes_on = threading.Event(), threading.Event()
+    add = Recording.add
+
+    def slow(recording: Recording, *arguments: Any, ends: bool, **options: Any) -> None:
+        if ends:
+            waits.set()
+            goes_on.wait(60)
+        add(recording, *arguments, ends=ends, **options)
+
+    monkeypatch.setattr(Recording, "add", slow)
+    monkeypatch.setattr(publisher, "LAST_WORDS", 0.05)
+    handler = CallbacksHandler([background(Log())], timeline=True)
+    try:
+        with handler:
+            handler.publish(tmp_path)
+            handler.call_event(Event.BATCH_END, loss=0.5)
+        assert waits.wait(60)
+        assert status.read(tmp_path / status.NAME).state == "finished"
+    finally:
+        goes_on.set()
 
 
 def test_what_is_not_published_costs_the_loop_nothing() -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -203,6 +204,25 @@ def test_what_is_no_run_is_told_in_one_line(
     told = capsys.readouterr().err
     assert words in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("changes", [{"steps": None}, {"lanes": []}, {"written": "now"}])
+@pytest.mark.parametrize("command", [["watch", "--once"], ["report"]])
+def test_a_field_that_is_damaged_is_told_in_one_line(
+    command: list[str], changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status_of(tmp_path, **changes)
+    assert cli.main([command[0], str(tmp_path), *command[1:]]) == 1
+    told = capsys.readouterr().err
+    assert f"is damaged: its {next(iter(changes))!r}" in told
+    assert told.count("\n") == 1
+
+
+def test_a_run_that_was_faster_than_its_notes_says_at_least(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = json.loads(status_of(tmp_path).read_text())["steps"]
+    status_of(tmp_path, forgotten=7, steps={**steps, "count": 5})
+    assert cli.main(["watch", str(tmp_path), "--once"]) == 0
+    assert "at least " in capsys.readouterr().out
 
 
 def test_what_drives_a_terminal_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

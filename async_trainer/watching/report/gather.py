@@ -13,6 +13,9 @@ from typing import Any
 from async_trainer.watching import status
 from async_trainer.watching.status import Status
 
+LARGEST, SMALLEST = 1e300, 1e-300
+"""What is beyond them is drawn there, and as 0: an axis must have a length that is a number."""
+
 Curve = list[tuple[float, float]]
 
 PLACES = ("epoch", "batch", "step")
@@ -122,7 +125,7 @@ def _lines(path: Path, found: Found) -> Iterator[dict[str, Any]]:
                 return
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 found.unread.append(f"{path.name}, line {number}: {error}")
                 return
             if isinstance(row, dict):
@@ -190,11 +193,13 @@ def _add_row(row: Mapping[str, Any], found: Found) -> None:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; also of text."""
+    """A finite number, as far as it can be drawn; also of text."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    if abs(number) < SMALLEST:
+        return 0.0
+    return max(-LARGEST, min(LARGEST, number)) if math.isfinite(number) else None

@@ -218,6 +218,8 @@ def _is_wide(lines: Mapping[str, Sequence[tuple[float, float]]]) -> bool:
 
 def _notes(found: Found) -> str:
     notes = [f"Not read: {one}" for one in found.unread]
+    if forgotten := found.status.said.get("forgotten"):
+        notes.append(f"{forgotten} notes of the loop came faster than they could be read: counts and times lack these.")
     if found.status.said["timeline"]:
         full = " It is full, and ends before the run does." if found.status.said["timeline_full"] else ""
         notes.insert(0, f"The run's timeline is in {status.TIMELINE}: open it at ui.perfetto.dev.{full}")
