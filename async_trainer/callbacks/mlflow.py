@@ -21,6 +21,7 @@ from async_trainer.callbacks.scalars import ScalarLog
 from async_trainer.callbacks.secrets import shown
 from async_trainer.callbacks.upload import check_patterns, cut, wait_for
 from async_trainer.errors import ConfigurationError
+from async_trainer.files.atomic import disk_errors, name_file
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
@@ -266,11 +267,16 @@ class MLflow(ScalarLog):
 
         pickled = "serialization_format" in inspect.signature(mlflow.pytorch.save_model).parameters
         with TemporaryDirectory() as folder:
-            # Its requirements are named: else a process of its own would import it all to find them.
-            mlflow.pytorch.save_model(
-                unwrapped(model), f"{folder}/model", pip_requirements=[f"torch=={torch.__version__}"],
-                **({"serialization_format": "pickle"} if pickled else {}),
-            )  # fmt: skip
+            try:
+                with disk_errors():
+                    # Its requirements are named: else a process of its own would import it all to find them.
+                    mlflow.pytorch.save_model(
+                        unwrapped(model), f"{folder}/model", pip_requirements=[f"torch=={torch.__version__}"],
+                        **({"serialization_format": "pickle"} if pickled else {}),
+                    )  # fmt: skip
+            except OSError as error:
+                name_file(error, Path(folder))
+                raise
             assert self._run is not None
             self._run.log_folder(Path(folder) / "model", "model")
 

@@ -285,6 +285,14 @@ class WandB(ScalarLog):
                 f"written them to {file} ({redacted(why, self._secrets())})"
             )
         problem = problem or (None if run.offline else given_up(log))
+        unkept = None if run.offline else unwritten(log)
+        if unkept is not None:  # and wandb sends from its file what it could not send at once
+            also = "" if problem is None else f"; and not all was sent: {problem}"
+            raise SinkError(
+                f"WandB: rows of run {self._id} may be lost, and nobody knows how many of {self._given}: wandb sends "
+                f"from a file what waits for the server, and could not write to {file} "
+                f"({redacted(unkept + also, self._secrets())})"
+            )
         if problem is not None:
             where = "has no end in its file" if run.offline else "is not all on the server"
             raise SinkError(

@@ -19,7 +19,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 
 from async_trainer.errors import ConfigurationError
-from async_trainer.files.atomic import atomic_write, disk_errors, sync_folder, write_json
+from async_trainer.files.atomic import atomic_write, disk_errors, name_file, sync_folder, write_json
 
 logger = logging.getLogger("async_trainer")
 
@@ -77,7 +78,7 @@ class Draft:
             OSError: the disk is full, say.
         """
         path = self._path / f"{name}.pt"
-        with path.open("wb") as file:
+        with self._named(path.name), path.open("wb") as file:
             with disk_errors():
                 torch.save(dict(content), file)
             file.flush()
@@ -90,7 +91,7 @@ class Draft:
         Raises:
             OSError: it is not.
         """
-        with (self._path / MANIFEST).open("w", encoding="utf-8") as file:
+        with self._named(MANIFEST), (self._path / MANIFEST).open("w", encoding="utf-8") as file:
             json.dump({"format": FORMAT, "files": self._files, **about}, file, indent=2)
             file.flush()
             os.fsync(file.fileno())
@@ -98,6 +99,15 @@ class Draft:
         os.rename(self._path, self._final)
         sync_folder(self._final.parent)
         return self._final
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """An error within it says which file would have been there."""
+        try:
+            yield
+        except OSError as error:
+            name_file(error, self._final / name)
+            raise
 
     def abandon(self) -> None:
         """Leave nothing of it."""

@@ -122,7 +122,8 @@ class Checkpoints:
         self._pending: Checkpoint | None = None
         self._known: dict[str, Any] = {}  # the last states that were taken
         self.skipped = 0
-        self.failed: LaneError | None = None  # to be raised at the end of the run
+        self.failed: LaneError | None = None  # the last that failed, to be raised at the end of the run
+        self._failures = 0  # since then
 
     @property
     def busy(self) -> bool:
@@ -245,11 +246,16 @@ class Checkpoints:
             logger.warning("checkpoint %s goes without the states of: %s (%s)", path, ", ".join(late), error)
 
     def fail(self, checkpoint: Checkpoint, error: BaseException) -> None:
-        """It is not made: logged, and raised at the end of the run."""
+        """It is not made: logged, the 1st, 2nd, 4th, 8th ..., counted, and raised at the end of the run."""
         forget_frames(error)  # they hold what was captured
-        raised = LaneError(f"the checkpoint failed: {type(error).__name__}: {error}; the one before is still there")
+        self._failures = count = self._failures + 1
+        times = f" ({count} have failed)" if count > 1 else ""
+        raised = LaneError(
+            f"the checkpoint failed: {type(error).__name__}: {error}{times}; the last that was made is still there"
+        )
         raised.__cause__ = error
-        logger.error("%s", raised)
+        if not count & (count - 1):
+            logger.error("%s", raised)
         self.failed = raised
         checkpoint.fail(raised)
 
@@ -260,5 +266,5 @@ class Checkpoints:
 
     def take_failed(self) -> LaneError | None:
         """The error that the end of the run should raise; once."""
-        failed, self.failed = self.failed, None
+        failed, self.failed, self._failures = self.failed, None, 0
         return failed

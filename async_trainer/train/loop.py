@@ -80,7 +80,7 @@ def validate(run: TrainingRun) -> None:
         begin_validation(run, run.val_loader)
         run.call(Event.VALIDATION_START, dataloader=run.val_loader, metrics=run.metrics)
         evaluate(run, run.val_loader, epoch=run.state.current_epoch)
-    run.metrics.save(run.maps.split(run.state.split_idx or 0).metrics)
+    run.save_metrics()
     run.call(Event.VALIDATION_END, metrics=run.metrics)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from async_trainer.train.model import Model
 from async_trainer.train.run import count
 from async_trainer.train.split import Split
 from async_trainer.train.state import TrainerState
+
+logger = logging.getLogger("async_trainer")
 
 
 def describe(model: Model, metrics: MetricsHandler, optimization: OptimizationConfig) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def recorded(
         if state.current_epoch == 0:  # it never began: the split can be trained when the mistake is corrected
             folder.config.unlink()
         else:
-            end(f"ended by {what_ended(error)}")
+            _end_by(error, end)
         raise
 
 
@@ -83,8 +86,16 @@ def resumed(folder: SplitMaps, state: TrainerState) -> Iterator[Callable[[], Non
     try:
         yield end
     except BaseException as error:
-        end(f"ended by {what_ended(error)}")
+        _end_by(error, end)
         raise
+
+
+def _end_by(error: BaseException, end: Callable[[str], None]) -> None:
+    """Write down what has ended a training; that this can't be written must not hide it."""
+    try:
+        end(f"ended by {what_ended(error)}")
+    except OSError as unwritten:
+        logger.error("that the training was ended by %s can't be written down: %s", what_ended(error), unwritten)
 
 
 def recorded_computational(folder: SplitMaps) -> ComputationalConfig:

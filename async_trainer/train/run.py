@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from async_trainer.train.metrics import MetricsHandler
 from async_trainer.train.model import Loss, Model, has_gradients
 from async_trainer.train.signals import Termination
 from async_trainer.train.state import TrainerState
+
+logger = logging.getLogger("async_trainer")
 
 
 @dataclass
@@ -82,6 +85,8 @@ class TrainingRun(Run):
     """The training is resumed where the batches of this epoch were over, and its validation began."""
     resumable: Resumable | None = None
     """Takes its checkpoints."""
+    unsaved: bool = False
+    """The last validation is not in ``metrics.tsv``."""
 
     @property
     def loaders(self) -> list[Any]:
@@ -142,6 +147,25 @@ class TrainingRun(Run):
     def validation_is_due(self) -> bool:
         """Whether this epoch ends with a validation."""
         return self.val_loader is not None and self.state.current_epoch % self.optimization.evaluation_interval == 0
+
+    def save_metrics(self, *, at_end: bool = False) -> None:
+        """Write ``metrics.tsv`` after a validation. All of them are in it: what a full disk doesn't take now comes with
+        the next, or at the end.
+
+        Raises:
+            OSError: it is the end, and it can't be written.
+        """
+        path = self.maps.split(self.state.split_idx or 0).metrics
+        try:
+            self.metrics.save(path)
+        except OSError as error:
+            if at_end:
+                raise
+            if not self.unsaved:
+                logger.error("the metrics can't be written (%s); that is tried again at the next validation", error)
+            self.unsaved = True
+        else:
+            self.unsaved = False
 
     def clip_gradients(self) -> None:
         """Limit the gradients, as configured."""

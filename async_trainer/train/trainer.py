@@ -290,6 +290,8 @@ class Trainer:
 
     def _end(self, run: TrainingRun, finished: Callable[[], None]) -> None:
         self._save_final(run)
+        if run.unsaved:
+            run.save_metrics(at_end=True)
         finished()  # before callbacks are told: they may upload what is there
         self.callbacks.resumable = None  # and may use the trainer
         run.call(Event.TRAIN_END)

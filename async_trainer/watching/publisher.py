@@ -206,8 +206,15 @@ class Publisher:
         if self._append:
             point["resumed"] = True
             self._append = False
-        with (self.folder / status.HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point, separators=(",", ":")) + "\n")
+        line = json.dumps(point, separators=(",", ":")).encode() + b"\n"
+        with (self.folder / status.HISTORY).open("ab", buffering=0) as file:
+            size, written = file.seek(0, os.SEEK_END), 0
+            try:
+                while written < len(line):
+                    written += file.write(line[written:])
+            except OSError:  # a full disk; half a line would spoil all that comes
+                file.truncate(size)
+                raise
 
     def _content(self, stats: Stats, paid: Mapping[str, float]) -> dict[str, Any]:
         steps = self._steps

@@ -172,5 +172,9 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     In ASCII: an error's text may hold what no file takes.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

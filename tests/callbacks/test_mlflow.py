@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from async_trainer.testing import check_callback, play
 from async_trainer.train.maps import Maps
 from tests.callbacks.loops import Metrics
 from tests.callbacks.servers import Answer, forward, free_port, mlflow_server, serving
+from tests.callbacks.small_disk import small_disk
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,27 @@ def test_the_model_as_it_was_at_the_end_can_be_loaded_from_the_server(real: str,
     model = mlflow.pytorch.load_model(MlflowClient(real).download_artifacts(log.run_id, "model", str(tmp_path)))
     weights, _ = load_weights(Maps(tmp_path).split(0).checkpoints / "last.pt")
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_model_that_finds_no_room_on_its_way_is_told_with_its_place_and_is_there_when_there_is_room(
+    real: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, state = MLflow(real, log_model=True), at(1)
+    with small_disk(tmp_path / "disk") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk.path))
+        disk.fill()
+        log.on_train_start()
+        log_batches(log, range(1, 4))
+        with pytest.raises(OSError, match=f"No space left on device: '{disk.path}/"):
+            log.on_train_end(state=state, model=torch.nn.Linear(100, 100))
+        assert [path.name for path in disk.path.iterdir()] == ["ballast"]
+        assert history(real, log.run_id)["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+        disk.clear()
+        log.on_train_end(state=state, model=torch.nn.Linear(100, 100))  # a retry
+    assert log.run_id is not None
+    assert MlflowClient(real).list_artifacts(log.run_id, "model")
+    assert MlflowClient(real).get_run(log.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.slow
