@@ -104,7 +104,8 @@ class Home:
 
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         start = f"import sys; sys.path[:] = {import_paths()!r}; from async_trainer.process.child import main; main()"
-        return [sys.executable, *flags, "-c", start, f"lane={self.lane.name}"]
+        # -u: what it prints is not lost when it dies, half a line included.
+        return [sys.executable, *flags, "-u", "-c", start, f"lane={self.lane.name}"]
 
     def environment(self) -> dict[str, str]:
         """One torch thread, unless somebody asks for more: the cores are the training's. And no windows."""

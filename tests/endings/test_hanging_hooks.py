@@ -148,7 +148,8 @@ def test_a_state_dict_that_never_returns_is_bounded_too(tmp_path: Path) -> None:
 
 
 def test_a_hook_that_hangs_in_print_does_not_hold_the_end_up(tmp_path: Path) -> None:
-    # Nobody reads the pipe: the hook hangs in write(), and holds the lock of the stream that the exit would flush.
+    # Nobody reads the pipe: the hook hangs in write(), and holds the lock of the stream that the exit would flush. (Of
+    # a buffered sys.stdout Python itself waits for that lock, when the script is over, before it calls anyone.)
     child = Child(
         tmp_path,
         """
@@ -161,6 +162,7 @@ def test_a_hook_that_hangs_in_print_does_not_hold_the_end_up(tmp_path: Path) -> 
         handler.call_event("on_batch_end")
         wait_for_a_row()
         """,
+        PYTHONUNBUFFERED="1",
     )
     assert child.process.wait(timeout=20) == 0
     assert child.process.stdout is not None
