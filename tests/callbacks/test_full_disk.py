@@ -426,6 +426,17 @@ def test_a_training_whose_disk_stays_full_says_so_and_can_be_resumed(
     assert list(frame["epoch"]) == [1, 2, 3, 4, 5]
 
 
+def test_metrics_that_found_no_room_are_there_at_the_end_if_there_is_room_then(disk: SmallDisk) -> None:
+    class UntilTheEnd(Full):
+        def on_epoch_end(self, *, state: Any) -> None:
+            if state.current_epoch == 5:
+                disk.clear()
+
+    trainer = study.trainer(disk.path, [UntilTheEnd(disk, comes_back=False)], num_epochs=5)
+    trainer.train(study.split(batches=3), ComputationalConfig(device="cpu", seed=1))
+    assert list(read_tsv(trainer.maps.split(0).metrics)["epoch"]) == [1, 2, 3, 4, 5]
+
+
 def test_ctrl_c_on_a_full_disk_is_ctrl_c(disk: SmallDisk) -> None:
     class Interrupts(Full):
         def on_epoch_end(self, *, state: Any) -> None:
@@ -461,6 +472,23 @@ def test_a_run_that_is_published_there_goes_on_and_can_be_watched_again(
     assert not told.unread
     if comes_back:
         assert status.read(folder / status.NAME).state == "finished"
+
+
+def test_a_history_has_no_half_lines(
+    disk: SmallDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publisher, "EVERY", 0.01)
+    monkeypatch.setattr(status, "write", lambda path, content: None)  # as where there is room just for that
+    path = disk.path / "run" / status.HISTORY
+    with CallbacksHandler([background(Counts())]) as handler:
+        handler.publish(path.parent)
+        fire_until(handler, lambda: path.exists() and path.stat().st_size > 0)
+        disk.fill()
+        fire_until(handler, lambda: "No space left on device" in caplog.text)
+        size = path.stat().st_size
+        disk.clear()
+        fire_until(handler, lambda: path.stat().st_size > size)
+    assert all("steps" in json.loads(line) for line in path.read_text().splitlines())
 
 
 def fire_until(handler: CallbacksHandler, condition: Callable[[], bool]) -> int:
