@@ -7,10 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-
-from torch import nn
 
 from async_trainer.callbacks.ending import Ending
 from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point, as_key
@@ -21,7 +18,6 @@ from async_trainer.callbacks.scalars import ScalarLog
 from async_trainer.callbacks.secrets import shown
 from async_trainer.callbacks.upload import check_patterns, cut, wait_for
 from async_trainer.errors import ConfigurationError
-from async_trainer.files.atomic import disk_errors, name_file
 from async_trainer.suggest import refuse_unknown_options
 from async_trainer.train.state import TrainerState
 
@@ -105,6 +101,7 @@ class MLflow(ScalarLog):
         self._ending = Ending()
         self._lost: dict[str, int] = {}  # of these, those that the server will never have
         self._times: dict[str, int] = {}  # ms: of the last value of each metric
+        self._is_begun = False  # a run that is gone on with is opened by the next event: the state says which it is
         self._renamed: set[str] = set()  # names that were told of
         self._loaded: Mapping[str, Any] | None = None
         self._settings: dict[str, Any] | None = None  # parameters that are still to be logged
@@ -138,18 +135,23 @@ class MLflow(ScalarLog):
     def on_train_start(self, *, optimization: Any = None, computational: Any = None, **kwargs: Any) -> None:
         """Begin a run."""
         self._loaded = None
+        self._set(optimization, computational)
         self._open({})
-        self._settings = {**_fields("optimization", optimization), **_fields("computational", computational)}
-        self._settings |= self.params
         self._send_soon()
 
-    def on_resume(self, **kwargs: Any) -> None:
+    def on_resume(self, *, optimization: Any = None, computational: Any = None, **kwargs: Any) -> None:
         """Go on with the run, from :meth:`load_state_dict`, before or after this."""
-        self._open(self._loaded or {})
-        self._send_soon()
+        self._set(optimization, computational)
+        self._outbox = None
+
+    def _set(self, optimization: Any, computational: Any) -> None:
+        settings = {**_fields("optimization", optimization), **_fields("computational", computational), **self.params}
+        self._settings = {str(key): str(value) for key, value in settings.items()}
+        self._is_begun = True
 
     def _open(self, state: Mapping[str, Any]) -> None:
         self._counts, self._lost = dict(state.get("counts", {})), {}
+        self._settings = {**state.get("params", {}), **(self._settings or {})}
         run = MLflowRun(
             self.tracking_uri, state.get("run_id", self._given_run), self.experiment, self.run_name,
             {"mlflow.source.name": "async_trainer"},
@@ -172,9 +174,9 @@ class MLflow(ScalarLog):
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         if self._outbox is None:
-            if self._loaded is None:
+            if self._loaded is None and not self._is_begun:
                 raise RuntimeError("MLflow: no run is open: on_train_start or on_resume comes first, or has failed")
-            self._open(self._loaded)
+            self._open(self._loaded or {})
 
     def _log(self, state: TrainerState, values: Mapping[str, float], *, batch: bool) -> None:
         assert self._outbox is not None
@@ -220,36 +222,43 @@ class MLflow(ScalarLog):
         event: EventInfo | None = None,
     ) -> None:
         """Send all that waits, the files, the model; the run has finished."""
-        self._ending.check(event)
-        if self._outbox is None or self._run is None:
+        if not self._has_sent_all(event):
             return
-        self._outbox.send_all()
-        self._log_settings()
+        assert self._run is not None
         if self.artifacts:
             late = wait_for(callbacks)
             if late:
                 raise SinkError(f"MLflow: other callbacks still write what is to be logged: {', '.join(late)}")
             self._run.log_files(self._files(split_folder(self, maps, state).path))
         if self.log_model and model is not None:
-            self._log_model(model)
+            self._run.log_model(unwrapped(model))
         self._run.set_status("FINISHED")
         with self._ending:
             self._close()
 
     def on_exception(self, *, exception: Any = None, event: EventInfo | None = None) -> None:
         """Send all that waits; the run has failed, or was killed."""
-        self._ending.check(event)
-        if self._outbox is None or self._run is None:  # of a validation, say
+        if not self._has_sent_all(event):  # of a validation, say
             return
-        self._outbox.send_all()
-        self._log_settings()
+        assert self._run is not None
         self._run.set_status("KILLED" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "FAILED")
         with self._ending:
             self._close()
 
+    def _has_sent_all(self, event: EventInfo | None) -> bool:
+        """False: there is no run to end."""
+        self._ending.check(event)
+        if self._outbox is None and self._is_begun:
+            self._open(self._loaded or {})
+        if self._outbox is None:
+            return False
+        self._outbox.send_all()
+        self._log_settings()
+        return True
+
     def _close(self) -> None:
         outbox, self._loaded = self._outbox, self.state_dict()
-        self._outbox = None
+        self._outbox, self._is_begun = None, False
         if outbox is not None:
             outbox.check_complete()
 
@@ -259,45 +268,24 @@ class MLflow(ScalarLog):
             if not any(part.startswith(".") for part in inside.parts):
                 yield path, inside.parent.as_posix().removeprefix(".")
 
-    def _log_model(self, model: nn.Module) -> None:
-        import inspect
-
-        import mlflow.pytorch
-        import torch
-
-        pickled = "serialization_format" in inspect.signature(mlflow.pytorch.save_model).parameters
-        with TemporaryDirectory() as folder:
-            try:
-                with disk_errors():
-                    # Its requirements are named: else a process of its own would import it all to find them.
-                    mlflow.pytorch.save_model(
-                        unwrapped(model), f"{folder}/model", pip_requirements=[f"torch=={torch.__version__}"],
-                        **({"serialization_format": "pickle"} if pickled else {}),
-                    )  # fmt: skip
-            except OSError as error:
-                name_file(error, Path(folder))
-                raise
-            assert self._run is not None
-            self._run.log_folder(Path(folder) / "model", "model")
-
     def state_dict(self) -> dict[str, Any]:
         """``counts``: values of each metric so far, but for those that are lost; ``pending``: those that the server has
-        not taken yet; ``run_id``, unless it was given."""
+        not taken yet; ``params``, until it has them; ``run_id``, unless it was given."""
         if self._outbox is None:
             return dict(self._loaded or {})
         self._outbox.send_soon()
         counts = {key: count - self._lost.get(key, 0) for key, count in self._counts.items()}
         pending = [tuple(self._ranked(one)) for one in self._outbox.waiting]
         state: dict[str, Any] = {"counts": counts, "pending": pending}
+        if self._settings:
+            state["params"] = dict(self._settings)
         if self._given_run is None and self.run_id is not None:
             state["run_id"] = self.run_id
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from the state, at once or in :meth:`on_resume`."""
-        self._loaded = dict(state_dict)
-        if self._outbox is not None:
-            self._open(self._loaded)
+        """Go on from the state, with the next event."""
+        self._loaded, self._outbox, self._is_begun = dict(state_dict), None, True
 
 
 def _absolute(uri: str) -> str:

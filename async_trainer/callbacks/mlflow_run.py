@@ -1,25 +1,27 @@
-"""A run on an MLflow server: MLflow's own client, but each request is tried once, and for seconds only."""
+"""A run on an MLflow server: what it has, and what is sent to it."""
 
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
-from async_trainer.callbacks.outbox import SinkError, asked_for
-from async_trainer.callbacks.secrets import option_secrets, redacted, url_secrets
+from torch import nn
 
-REQUEST_SECONDS = 10.0
+from async_trainer.callbacks.mlflow_requests import AWAY, make_store, put
+from async_trainer.callbacks.outbox import SinkError
+from async_trainer.callbacks.secrets import option_secrets, redacted, url_secrets
+from async_trainer.files.atomic import disk_errors, name_file
+
 BATCH = 500
 """Rows in one request: the server takes 1,000 metrics."""
 _PARAM_LENGTH = 6000
 _KEY_LENGTH = 250
-_AWAY = {401, 403, 404, 408, 409, 425, 429}  # of the 4xx: what may be otherwise later
 
 T = TypeVar("T")
 
@@ -73,6 +75,7 @@ class MLflowRun:
         self.started = int(time.time() * 1000)
         self._store: Any = None
         self._there: dict[str, int] | None = None if run_id is not None else {}
+        self._files: set[tuple[Path, int, int]] = set()  # that are there: with size, and ns of their last change
 
     def _call(self, function: Callable[[Any], T]) -> T:
         """What ``function`` returns, given the store.
@@ -84,13 +87,13 @@ class MLflowRun:
 
         try:
             if self._store is None:
-                self._store = _make_store(self.uri)
+                self._store = make_store(self.uri)
             return function(self._store)
         except SinkError as error:
             text, after, final = str(error), error.retry_after, error.final
         except MlflowException as error:
             status = error.get_http_status_code()  # type: ignore[no-untyped-call]
-            text, after, final = str(error), None, 400 <= status < 500 and status not in _AWAY
+            text, after, final = str(error), None, 400 <= status < 500 and status not in AWAY
         except Exception as error:  # of requests, of a database
             text, after, final = f"{type(error).__name__}: {error}", None, False
         environment = {name: os.environ.get(name, "") for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")}
@@ -141,19 +144,33 @@ class MLflowRun:
             self._call(lambda store, part=part: store.log_batch(run_id, [], part, []))  # type: ignore[misc]
 
     def log_files(self, files: Iterable[tuple[Path, str]]) -> None:
-        """Upload files, each with the folder in the run's artifacts that it goes to."""
-        from mlflow import MlflowClient
-
-        client, run_id = MlflowClient(self.uri), self.connect()
+        """Upload files, each with the folder in the run's artifacts that it goes to. Those that are there are left out:
+        the end of a run may be tried again."""
+        run_id = self.connect()
         for path, folder in files:
-            self._call(lambda _, path=path, folder=folder: client.log_artifact(run_id, str(path), folder or None))  # type: ignore[misc]
+            look = path.stat()
+            version = (path, look.st_size, look.st_mtime_ns)
+            if version not in self._files:
+                self._call(lambda store, path=path, folder=folder: put(store, self.uri, run_id, path, folder))  # type: ignore[misc]
+                self._files.add(version)
 
-    def log_folder(self, folder: Path, name: str) -> None:
-        """Upload a folder as ``name`` in the run's artifacts."""
-        from mlflow import MlflowClient
+    def log_model(self, model: nn.Module) -> None:
+        """Upload a model, pickled, for ``mlflow.pytorch.load_model``.
 
-        client, run_id = MlflowClient(self.uri), self.connect()
-        self._call(lambda _: client.log_artifacts(run_id, str(folder), name))
+        Raises:
+            OSError: there is no room for it on its way, in the folder of temporary files.
+            SinkError: as for all others.
+        """
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            try:
+                with disk_errors():
+                    _save_model(model, folder / "model")
+            except OSError as error:
+                name_file(error, folder)
+                raise
+            paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            self.log_files((path, path.relative_to(folder).parent.as_posix()) for path in paths)
 
     def set_status(self, status: str) -> None:
         """``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
@@ -179,44 +196,15 @@ def _count(store: Any, run_id: str) -> dict[str, int]:
     return counts
 
 
-def _make_store(uri: str) -> Any:
-    """The store of a tracking URI; one over HTTP as we want it."""
-    from mlflow import MlflowClient
-    from mlflow.store.tracking.rest_store import RestStore
+def _save_model(model: nn.Module, folder: Path) -> None:
+    import inspect
 
-    store = MlflowClient(uri)._tracking_client.store
-    if type(store) is not RestStore:  # a database, a plugin's
-        return store
+    import mlflow.pytorch
+    import torch
 
-    class PromptStore(RestStore):
-        def _call_endpoint(
-            self, api: Any, json_body: Any = None, endpoint: Any = None, *_: Any, response_proto: Any = None, **__: Any
-        ) -> Any:
-            return _request(self, api, json_body, endpoint, response_proto)
-
-    return PromptStore(store.get_host_creds)  # type: ignore[no-untyped-call]
-
-
-def _request(store: Any, api: Any, json_body: Any, endpoint: str | None, response_proto: Any) -> Any:
-    from mlflow.utils.proto_json_utils import parse_dict
-    from mlflow.utils.rest_utils import http_request, verify_rest_response
-
-    known, method = store._METHOD_TO_INFO[api]
-    endpoint = endpoint or known
-    body = json.loads(json_body) if json_body is not None else None
-    given = {"params": body} if method == "GET" else {"json": body}
-    response = http_request(  # type: ignore[no-untyped-call]
-        store.get_host_creds(), endpoint, method,
-        max_retries=0, timeout=REQUEST_SECONDS, raise_on_status=False, **given,
+    pickled = "serialization_format" in inspect.signature(mlflow.pytorch.save_model).parameters
+    # Its requirements are named: else a process of its own would import it all to find them.
+    mlflow.pytorch.save_model(
+        model, str(folder), pip_requirements=[f"torch=={torch.__version__}"],
+        **({"serialization_format": "pickle"} if pickled else {}),
     )  # fmt: skip
-    if response.status_code >= 500 or response.status_code in _AWAY:
-        if response.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in response.text:
-            verify_rest_response(response, endpoint)
-        raise SinkError(
-            f"the server answers {response.status_code} {response.reason}",
-            retry_after=asked_for(response.headers.get("Retry-After")),
-        )
-    verify_rest_response(response, endpoint)
-    message = response_proto or api.Response()
-    parse_dict(json.loads(response.text), message)  # type: ignore[no-untyped-call]
-    return message

@@ -51,7 +51,7 @@ class Outbox:
 
     Args:
         where: who sends, for messages.
-        send: is given a list of rows. Raises a :class:`SinkError` if they were not taken.
+        send: is given a list of rows. Raises a :class:`SinkError`, which names the service, if they were not taken.
         batch: rows in one sending, at most.
         limit: rows that may wait; beyond, the oldest are dropped, and counted.
         lose: is told of rows that were dropped or refused: the oldest of those that wait.
@@ -83,6 +83,7 @@ class Outbox:
         self._due = clock() + SEND_SECONDS
         self._wait = SEND_SECONDS
         self._error: SinkError | None = None  # the last, if nothing was taken since
+        self._is_full = False
 
     def __repr__(self) -> str:
         return f"<Outbox: {len(self._rows)} waiting, {self.dropped} dropped, {self.refused} refused>"
@@ -95,6 +96,9 @@ class Outbox:
     def add(self, rows: Iterable[Any]) -> None:
         """Have rows sent, some time."""
         self._rows.extend(rows)
+        if len(self._rows) > self._limit and not self._is_full:
+            self._is_full = True
+            logger.warning("%s: %d rows wait; the oldest are dropped for those that come", self._where, self._limit)
         while len(self._rows) > self._limit:
             self._lose([self._rows.popleft()])
             self.dropped += 1
@@ -113,11 +117,14 @@ class Outbox:
         """Send all that waits.
 
         Raises:
-            SinkError: the service does not take it: it still waits here.
+            SinkError: the service does not take it: it still waits here. Counts what is not there.
         """
         self._try()
         if self._error is not None:
-            raise self._error
+            missing = f"{len(self._rows)} rows are not there" if self._rows else "nothing can be sent"
+            if self.dropped or self.refused:
+                missing += f", {self.dropped} more were dropped, {self.refused} refused"
+            raise SinkError(f"{self._error}; {missing}") from None
 
     def _try(self) -> None:
         while True:
@@ -130,12 +137,12 @@ class Outbox:
                     return
                 self.refused += len(batch)
                 self._lose(batch)
-                logger.warning("%s: %d rows were refused: %s", self._where, len(batch), error)
+                logger.warning("%s; %d rows were refused", error, len(batch))
             for _ in batch:
                 self._rows.popleft()
             if self._error is not None:
                 logger.info("%s: the service is back", self._where)
-                self._error = None
+                self._error, self._is_full = None, False
             self._wait = SEND_SECONDS
             self._due = self._clock() + SEND_SECONDS
             if not self._rows:
@@ -143,7 +150,8 @@ class Outbox:
 
     def _is_away(self, error: SinkError) -> None:
         if self._error is None:
-            logger.warning("%s: %s; %d rows wait, and are sent later", self._where, error, len(self._rows))
+            waiting = f"{len(self._rows)} rows wait, and are sent later" if self._rows else "it is tried again later"
+            logger.warning("%s; %s", error, waiting)
         self._error = error
         self._due = self._clock() + max(self._wait, min(error.retry_after or 0.0, LONGEST_ASKED))
         self._wait = min(2 * self._wait, LONGEST_WAIT)

@@ -49,7 +49,7 @@ def mlflow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Sink
     from async_trainer.callbacks import MLflow
 
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setattr("async_trainer.callbacks.mlflow_run.REQUEST_SECONDS", 2 * DEADLINE)
+    monkeypatch.setattr("async_trainer.callbacks.mlflow_requests.REQUEST_SECONDS", 2 * DEADLINE)
     with mlflow_server(folder) as real:
         gate = Gate(lambda *request: forward(real, *request))
         with serving(gate) as server:

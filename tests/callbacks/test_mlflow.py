@@ -20,7 +20,7 @@ pytest.importorskip("sqlalchemy")
 
 from mlflow import MlflowClient
 
-from async_trainer import CallbacksHandler, TrainerState, background, inline
+from async_trainer import CallbacksHandler, OptimizationConfig, TrainerState, background, inline
 from async_trainer.callbacks import ModelCheckpoint
 from async_trainer.callbacks.mlflow import MLflow
 from async_trainer.callbacks.mlflow_run import MLflowRun, Point
@@ -169,7 +169,7 @@ def test_a_training_that_breaks_off_has_its_metrics_and_its_status(
 
 @pytest.mark.parametrize("first", ["state", "event"])
 def test_a_resume_goes_on_in_the_same_run_and_doubles_nothing(real: str, first: str) -> None:
-    before = MLflow(real)
+    before = MLflow(real, experiment=f"resumed-{first}")
     before.on_train_start()
     log_batches(before, range(1, 4))
     state = pickle.loads(pickle.dumps(before.state_dict()))
@@ -178,7 +178,7 @@ def test_a_resume_goes_on_in_the_same_run_and_doubles_nothing(real: str, first: 
     assert len(history(real, before.run_id)["loss"]) == 6
     # killed
 
-    after = MLflow(real)
+    after = MLflow(real, experiment=f"resumed-{first}")
     steps: list[Callable[[], None]] = [lambda: after.load_state_dict(state), after.on_resume]
     for step in steps if first == "state" else reversed(steps):
         step()
@@ -189,6 +189,9 @@ def test_a_resume_goes_on_in_the_same_run_and_doubles_nothing(real: str, first: 
     assert after.run_id == before.run_id
     found = history(real, after.run_id)
     assert found == {"loss": [(n, float(n)) for n in range(1, 9)], "validation/loss": [(6, 0.5)]}
+    client = MlflowClient(real)
+    (run,) = client.search_runs([client.get_experiment_by_name(f"resumed-{first}").experiment_id])  # type: ignore[union-attr]
+    assert (run.info.run_id, run.info.status) == (after.run_id, "FINISHED")
 
 
 def test_what_the_server_had_not_taken_when_the_state_was_is_in_the_state(real: str) -> None:
@@ -213,6 +216,31 @@ def test_what_the_server_had_not_taken_when_the_state_was_is_in_the_state(real: 
         log_batches(after, range(5, 6))
         after.on_train_end()
         assert history(real, after.run_id)["loss"] == [(n, float(n)) for n in range(1, 6)]
+
+
+def test_a_resume_that_nothing_follows_but_the_end_sends_what_waited(real: str) -> None:
+    """As of a callback whose process died after its last event."""
+    before = MLflow(f"http://127.0.0.1:{free_port()}", params={"seed": 3})
+    before.on_train_start(optimization=OptimizationConfig(num_epochs=7))
+    log_batches(before, range(1, 4))
+    after = MLflow(real)
+    after.load_state_dict(pickle.loads(pickle.dumps(before.state_dict())))
+    after.on_train_end()
+    run = MlflowClient(real).get_run(after.run_id)  # type: ignore[arg-type]
+    assert run.info.status == "FINISHED"
+    assert run.data.params.items() >= {"seed": "3", "optimization/num_epochs": "7"}.items()
+    assert history(real, after.run_id)["loss"] == [(n, float(n)) for n in range(1, 4)]
+    after.on_exception(exception=ValueError())  # of a validation after it
+    assert MlflowClient(real).get_run(after.run_id).info.status == "FINISHED"  # type: ignore[arg-type]
+
+
+def test_a_resume_without_a_state_is_a_run_with_its_parameters(real: str) -> None:
+    log = MLflow(real, params={"seed": 3})
+    log.on_resume(optimization=OptimizationConfig(num_epochs=7))
+    log_batches(log, range(4, 6))
+    log.on_train_end()
+    assert MlflowClient(real).get_run(log.run_id).data.params.items() >= {"optimization/num_epochs": "7"}.items()  # type: ignore[arg-type]
+    assert history(real, log.run_id)["loss"] == [(4, 4.0), (5, 5.0)]
 
 
 def test_only_the_answer_was_lost_and_nothing_is_doubled(real: str) -> None:
@@ -253,7 +281,7 @@ OUTAGES: dict[str, Callable[[], Answer | None]] = {
 def test_training_goes_on_while_the_server_is_away_and_all_is_there_when_it_is_back(
     real: str, outage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("async_trainer.callbacks.mlflow_run.REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr("async_trainer.callbacks.mlflow_requests.REQUEST_SECONDS", 0.5)
     away = threading.Event()
 
     def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
@@ -280,7 +308,7 @@ def test_training_goes_on_while_the_server_is_away_and_all_is_there_when_it_is_b
             "loss": [(n, float(n)) for n in range(1, 21)],
             "validation/loss": [(20, 0.5)],
         }
-        away_records = [record for record in caplog.records if "rows wait" in record.message]
+        away_records = [record for record in caplog.records if "later" in record.message]
         assert len(away_records) == 1
 
 
@@ -296,9 +324,79 @@ def test_a_server_that_is_not_there_at_all_costs_no_training_and_is_told_at_the_
     with pytest.raises(LaneError) as raised:
         handler.close()
     assert "Connection refused" in str(raised.value)
+    assert "5 rows are not there" in str(raised.value)
     lane = handler.stats().lanes["mlflow"]
     assert (lane.delivered, lane.failed) == (6, 1)
     assert len(log.state_dict()["pending"]) == 5  # nothing is thrown away
+
+
+def test_values_that_found_no_room_while_the_server_was_away_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.mlflow.LIMIT", 4)
+    handler = CallbacksHandler([background(MLflow(f"http://127.0.0.1:{free_port()}"), backoff=0.0, retries=1)])
+    handler.call_event("on_train_start", state=at(1))
+    for number in range(1, 11):
+        handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(1.0))
+    handler.call_event("on_train_end", state=at(11))
+    with pytest.raises(LaneError, match="4 rows are not there, 6 more were dropped, 0 refused"):
+        handler.close()
+    assert caplog.text.count("4 rows wait; the oldest are dropped") == 1
+
+
+@pytest.mark.parametrize("outage", [*OUTAGES, "token"])
+def test_files_that_the_server_does_not_take_at_once_are_there_in_the_end_and_are_sent_once(
+    real: str, outage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.mlflow_requests.REQUEST_SECONDS", 0.5)
+    left, taken = [2], []
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        if method == "PUT":
+            if "b%20c.bin" in path and left[0]:
+                left[0] -= 1
+                return (401, {}, b"expired") if outage == "token" else OUTAGES[outage]()
+            taken.append(path.rsplit("/", 1)[1])
+        return forward(real, method, path, headers, body)
+
+    checkpoints = Maps(tmp_path).split(0).checkpoints
+    checkpoints.mkdir(parents=True)
+    for name in ("a.bin", "b c.bin", "ü.bin"):
+        (checkpoints / name).write_bytes(name.encode() * 100_000)
+    with serving(answer) as server:
+        log = MLflow(server.url, artifacts=["checkpoints/*"])
+        with CallbacksHandler([background(log, backoff=0.01)]) as handler:
+            handler.call_event("on_train_start", state=at(1), maps=Maps(tmp_path))
+            handler.call_event("on_train_end", state=at(2), maps=Maps(tmp_path))
+        handler.close().raise_for_errors()
+    assert taken == ["a.bin", "b%20c.bin", "%C3%BC.bin"]
+    client = MlflowClient(real)
+    assert client.get_run(log.run_id).info.status == "FINISHED"  # type: ignore[arg-type]
+    there = Path(client.download_artifacts(log.run_id, "checkpoints", str(tmp_path)))  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {
+        name: name.encode() * 100_000 for name in ("a.bin", "b c.bin", "ü.bin")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outage", ["500", "hangs"])
+def test_a_model_that_the_server_never_takes_is_told_at_the_end(
+    real: str, outage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.mlflow_requests.REQUEST_SECONDS", 0.5)
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        return OUTAGES[outage]() if method == "PUT" else forward(real, method, path, headers, body)
+
+    with serving(answer) as server:
+        log = MLflow(server.url, log_model=True)
+        handler = CallbacksHandler([background(log, backoff=0.01, retries=1)])
+        handler.call_event("on_train_start", state=at(1))
+        handler.call_event("on_backward_step_start", state=at(1), loss=torch.tensor(1.0))
+        handler.call_event("on_train_end", state=at(1), model=torch.nn.Linear(1, 1))
+        with pytest.raises(LaneError, match=r"the server answers 500|timed out"):
+            handler.close()
+    assert history(real, log.run_id)["loss"] == [(1, 1.0)]
 
 
 def test_a_token_that_expires_is_read_anew_and_is_in_no_text(

@@ -72,6 +72,21 @@ def test_rows_that_are_dropped_or_refused_are_told_of_once() -> None:
     assert (service.outbox.dropped, service.outbox.refused) == (2, 3)
 
 
+def test_what_is_not_there_at_the_end_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(limit=3)
+    service.error = SinkError("Test: refused")
+    with pytest.raises(SinkError, match=r"^Test: refused; nothing can be sent$"):
+        service.outbox.send_all()
+    for row in range(5):
+        service.outbox.add([row])
+    with pytest.raises(SinkError, match=r"^Test: refused; 3 rows are not there, 2 more were dropped, 0 refused$"):
+        service.outbox.send_all()
+    assert [record.message for record in caplog.records] == [
+        "Test: refused; it is tried again later",
+        "Test: 3 rows wait; the oldest are dropped for those that come",
+    ]
+
+
 def test_rows_wait_for_a_second_or_for_others_and_go_in_order() -> None:
     service = Service()
     for row in (1, 2):
@@ -95,7 +110,7 @@ def test_a_service_that_is_away_is_asked_ever_more_seldom_and_gets_all_when_it_i
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = Service(limit=1000)
-    service.error = SinkError("refused")
+    service.error = SinkError("Test: refused")
     with caplog.at_level(logging.INFO, "async_trainer"):
         for row in range(400):
             service.now += 0.5
