@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import math
 import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from async_trainer.callbacks.ending import Ending
 from async_trainer.callbacks.outbox import SinkError
 from async_trainer.callbacks.rows import as_text
 from async_trainer.callbacks.run_folder import given_folder, split_folder
 from async_trainer.callbacks.scalars import ScalarLog
-from async_trainer.callbacks.secrets import option_secrets, redacted
-from async_trainer.callbacks.wandb_files import (
-    given_up,
-    read_rows,
-    unwritten,
-    wait_for_another_second,
-    wait_until_written,
-)
+from async_trainer.callbacks.wandb_run import MODES, Mode, WandBRun
 from async_trainer.errors import ConfigurationError
 from async_trainer.suggest import refuse_unknown_options, suggestion
 from async_trainer.train.state import TrainerState
@@ -33,18 +23,6 @@ from async_trainer.train.state import TrainerState
 if TYPE_CHECKING:
     from async_trainer.routes import EventInfo
 
-MODES = ("online", "offline")
-INIT_SECONDS = 20.0
-"""How long a server may take to answer, before the run goes on offline."""
-FINISH_SECONDS = 30.0
-"""How long the end of a run may take to send what a server that is away has not taken."""
-ROOM = 1 << 20
-"""Bytes on a disk where a run can be begun."""
-WRITTEN_SECONDS = 10.0
-"""How long the end of an offline run is waited for."""
-
-_open: dict[str, Any] = {}
-"""The runs of this process, by id: one that was left open (a cell of a notebook was interrupted) is finished first."""
 
 logger = logging.getLogger("async_trainer")
 
@@ -88,7 +66,7 @@ class WandB(ScalarLog):
         *,
         entity: str | None = None,
         name: str | None = None,
-        mode: Literal["online", "offline"] | None = None,
+        mode: Mode | None = None,
         folder: str | os.PathLike[str] | None = None,
         run_id: str | None = None,
         config: Mapping[str, Any] | None = None,
@@ -117,10 +95,8 @@ class WandB(ScalarLog):
         self._given_run = run_id
         self._id: str | None = run_id
         self._ending = Ending()
-        self._run: Any = None
+        self._run: WandBRun | None = None
         self._rows = 0  # so far
-        self._there = 0  # that the run has
-        self._given = 0  # to this file
         self._rows_before = 0
         self._loaded: Mapping[str, Any] | None = None
         self._is_begun = False  # and what was not opened then is with the next event
@@ -155,8 +131,7 @@ class WandB(ScalarLog):
         groups = {"optimization": optimization, "computational": computational}
         fields = {name: one.to_dict() for name, one in groups.items() if hasattr(one, "to_dict")}
         self._rows, self._is_begun, self._begun_with = 0, True, {**fields, **self.config}
-        self._open(self._find(maps, state))
-        self._rows = self._there
+        self._rows = self._open(self._find(maps, state)).there
 
     def on_resume(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Go on with the run, from :meth:`load_state_dict`, before or after this."""
@@ -169,100 +144,71 @@ class WandB(ScalarLog):
         logs: Path = split_folder(self, maps, state).logs
         return logs
 
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Path) -> WandBRun:
         self._leave()
+        state = self._loaded or {}
         if self._loaded is not None:
             self._id = self._loaded.get("run_id", self._given_run)
         if self._id is None:
             self._id = secrets.token_hex(4)
-        folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < ROOM:  # wandb wouldn't tell
-            raise OSError(errno.ENOSPC, "there is no room for a run of wandb's", str(folder))
-        self._run = self._init(folder, self._begun_with)
-        rows = read_rows(folder, self._id) if self._run.offline else ()
-        in_files = 1 + max((row["_step"] for row in rows), default=-1)
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
-        self._there = max(in_files, self._run.step)
-        self._given = 0
-        if not self._run.offline:
-            logger.info("wandb: %s", self._run.url)
-
-    def _init(self, folder: Path, config: Mapping[str, Any]) -> Any:
-        """The run; offline, where that is asked for, and where no server answers."""
-        try:
-            return self._try_init(folder, config, self.mode)
-        except Exception as error:
-            if self.mode == "offline":
-                raise
-            text = redacted(f"{type(error).__name__}: {error}", self._secrets())
-        # wandb keeps the name of a run that it could not begin.
-        self._id = secrets.token_hex(4) if self._given_run is None else f"{self._given_run}-offline"
-        logger.warning(
-            "WandB: run %s is written offline, as it can't be begun online (%s); once it can: wandb sync %s",
-            self._id, text, folder / "wandb" / f"offline-run-*-{self._id}",
+        run = self._run = WandBRun(
+            folder, self._id, self.mode, self._settings, is_new=self._given_run is None,
+            project=self.project, entity=self.entity, name=self.name, config=dict(self._begun_with),
         )  # fmt: skip
-        return self._try_init(folder, config, "offline")
-
-    def _try_init(self, folder: Path, config: Mapping[str, Any], mode: Literal["online", "offline"] | None) -> Any:
-        import wandb
-
-        assert self._id is not None
-        if self._id in _open:
-            _finished(_open[self._id], 1)
-        wait_for_another_second(folder, self._id)
-        quiet = {"silent": True, "console": "off", "init_timeout": INIT_SECONDS, "login_timeout": INIT_SECONDS}
-        if "finish_timeout" in wandb.Settings.model_fields:  # of newer ones: else its end takes as long as it takes
-            quiet |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
-        run = wandb.init(
-            project=self.project, entity=self.entity, name=self.name, id=self._id, mode=mode, dir=str(folder),
-            config=dict(config), resume=None if mode == "offline" else "allow", reinit="create_new",
-            settings=wandb.Settings(**{**quiet, **self._settings}),
-        )  # fmt: skip
-        _open[self._id] = run
+        self._id = run.id
+        missing = range(run.there, state.get("rows", 0))
+        lost = run.restore(missing, dict(state.get("pending", ())))
+        if lost and state.get("run_id", self._given_run) == self._id:
+            logger.warning(
+                "WandB: %d of %d rows of run %s are lost: they are neither there nor in a file in %s",
+                lost, state["rows"], self._id, folder,
+            )  # fmt: skip
         return run
-
-    def _secrets(self) -> list[str]:
-        return [*option_secrets("", self._settings), *option_secrets("", {"key": os.environ.get("WANDB_API_KEY", "")})]
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         self._ending.check(event)
         if self._run is None:
             if self._loaded is None and not self._is_begun:
                 raise RuntimeError("WandB: no run is open: on_train_start or on_resume comes first, or has failed")
-            self._open(self._find(maps, state))
-            self._rows = self._there if self._loaded is None else self._loaded["rows"]
+            run = self._open(self._find(maps, state))
+            self._rows = run.there if self._loaded is None else self._loaded["rows"]
         if event is not None and event.attempt > 1:
             self._rows = self._rows_before
         self._rows_before = self._rows
 
     def _log(self, state: TrainerState, values: Mapping[str, float], *, batch: bool) -> None:
+        assert self._run is not None
         row, self._rows = self._rows, self._rows + 1
-        if row < self._there:  # it was logged before the training was interrupted
+        if row < self._run.there:  # it was logged before the training was interrupted
             return
         place = {"epoch": state.current_epoch, "step": state.optim_step + batch}
         named = {as_text(name): value for name, value in values.items()}  # else wandb would refuse the row
-        self._run.log({**place, **named}, step=row, commit=True)
-        self._there = row + 1
-        self._given += 1
+        self._run.give(row, {**place, **named})
 
     def _settle(self) -> None:
         """wandb sends and writes when it sees fit. Where it no longer writes, the next event goes on in a new file."""
-        if self._run.offline and unwritten(Path(self._run.settings.log_internal)) is not None:
+        if self._run is not None and self._run.has_stopped_writing:
             with self._ending:
                 self._finish(0)
 
-    def on_train_end(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
+    def on_train_end(
+        self, *, maps: Any = None, state: TrainerState | None = None, event: EventInfo | None = None, **kwargs: Any
+    ) -> None:
         """Finish the run: all is sent, or in its file."""
-        self._ending.check(event)
-        with self._ending:
-            self._finish(0)
+        self._end(maps, state, event, 0)
 
-    def on_exception(self, *, event: EventInfo | None = None, **kwargs: Any) -> None:
+    def on_exception(
+        self, *, maps: Any = None, state: TrainerState | None = None, event: EventInfo | None = None, **kwargs: Any
+    ) -> None:
         """Finish the run, as failed."""
+        self._end(maps, state, event, 1)
+
+    def _end(self, maps: Any, state: TrainerState | None, event: EventInfo | None, code: int) -> None:
         self._ending.check(event)
+        if self._run is None and self._is_begun and self._loaded is not None:  # gone on with, and not opened yet
+            self._open(self._find(maps, state))
         with self._ending:
-            self._finish(1)
+            self._finish(code)
 
     def _leave(self) -> None:
         """Finish a run that was left open: what is wrong with it is not the next one's."""
@@ -272,37 +218,18 @@ class WandB(ScalarLog):
             logger.warning("%s", error)
 
     def _finish(self, code: int) -> None:
-        run = self._run
-        if run is None:
-            return
-        self._loaded, self._run = self.state_dict(), None
-        file, log = Path(run.settings.sync_file), Path(run.settings.log_internal)
-        problem, written = _finished(run, code)
-        if written < self._given:
-            why = unwritten(log) or problem or "is its disk full?"
-            raise SinkError(
-                f"WandB: {self._given - written} of {self._given} rows of run {self._id} are lost: wandb has not "
-                f"written them to {file} ({redacted(why, self._secrets())})"
-            )
-        problem = problem or (None if run.offline else given_up(log))
-        unkept = None if run.offline else unwritten(log)
-        if unkept is not None:  # and wandb sends from its file what it could not send at once
-            also = "" if problem is None else f"; and not all was sent: {problem}"
-            raise SinkError(
-                f"WandB: rows of run {self._id} may be lost, and nobody knows how many of {self._given}: wandb sends "
-                f"from a file what waits for the server, and could not write to {file} "
-                f"({redacted(unkept + also, self._secrets())})"
-            )
-        if problem is not None:
-            where = "has no end in its file" if run.offline else "is not all on the server"
-            raise SinkError(
-                f"WandB: run {self._id} {where} ({redacted(problem, self._secrets())}); it is in a file, for: "
-                f"wandb sync --include-online {file.parent}"
-            )
+        if self._run is not None:
+            run, self._loaded, self._run = self._run, {**self.state_dict(), "pending": []}, None
+            self._is_begun = False
+            run.finish(code)
 
     def state_dict(self) -> dict[str, Any]:
-        """``rows``: how many so far; ``run_id``, unless it was given."""
-        state: dict[str, Any] = {"rows": self._rows}
+        """``rows``: how many so far; ``pending``: those of them that wandb has not written to its file yet; ``run_id``,
+        unless it was given."""
+        if self._run is None and self._loaded is not None:
+            return dict(self._loaded)
+        pending = [] if self._run is None else self._run.unwritten(self._rows)
+        state: dict[str, Any] = {"rows": self._rows, "pending": pending}
         if self._given_run is None and self._id is not None:
             state["run_id"] = self._id
         return state
@@ -310,18 +237,4 @@ class WandB(ScalarLog):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from the state, with the next row."""
         self._leave()
-        self._loaded, self._rows = dict(state_dict), state_dict["rows"]
-
-
-def _finished(run: Any, code: int) -> tuple[str | None, float]:
-    """What is wrong, and how many rows of the run are in its file; one that is sent doesn't need it."""
-    _open.pop(run.id, None)
-    problem = None
-    try:
-        run.finish(exit_code=code)
-    except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-    if not run.offline:
-        return problem, math.inf
-    rows, ended = wait_until_written(Path(run.settings.sync_file), Path(run.settings.log_internal), WRITTEN_SECONDS)
-    return (None if ended else problem or "it is not written yet"), rows
+        self._loaded, self._rows, self._is_begun = dict(state_dict), state_dict["rows"], True

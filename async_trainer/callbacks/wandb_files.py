@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import time
@@ -17,40 +18,46 @@ _GIVEN_UP = "filestream: fatal error: "
 _UNWRITTEN = "failed to save record: "
 
 
-def read_records(path: Path) -> Iterator[Any]:
-    """The records (of ``wandb.proto``) of a file, up to the first that is not whole.
+def read_records(path: Path, start: int = 0) -> Iterator[tuple[Any, int]]:
+    """The records (of ``wandb.proto``) of a file, up to the first that is not whole; each with the byte where it ends.
+
+    Args:
+        path: the file.
+        start: the byte where a record has ended: those after it.
 
     The format is that of LevelDB's log, after a header of 7 bytes: blocks of 32 KiB with pieces of records in them.
     (https://github.com/google/leveldb/blob/main/doc/log_format.md)
     """
     from wandb.proto import wandb_internal_pb2
 
-    content = path.read_bytes()
-    place, pieces = 7, b""
-    if not content.startswith(_MAGIC):
-        return
-    while place + _HEADER.size <= len(content):
+    with path.open("rb") as file:
+        if not file.read(7).startswith(_MAGIC):
+            return
+        place = file.seek(max(start, 7))
+        content, before, pieces = file.read(), place, b""
+    end = before + len(content)
+    while place + _HEADER.size <= end:
         left = _BLOCK - place % _BLOCK
         if left < _HEADER.size:  # padding
             place += left
             continue
-        _, length, kind = _HEADER.unpack_from(content, place)
+        _, length, kind = _HEADER.unpack_from(content, place - before)
         place += _HEADER.size
-        if kind == 0 or place + length > len(content):
+        if kind == 0 or place + length > end:
             return
-        pieces += content[place : place + length]
+        pieces += content[place - before : place - before + length]
         place += length
         if kind in (_FULL, _LAST):
             record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # made at import
             record.ParseFromString(pieces)
             pieces = b""
-            yield record
+            yield record, place
 
 
 def read_rows(folder: Path, run_id: str) -> Iterator[dict[str, Any]]:
     """The rows of a run's history, in all the files in ``folder`` that wandb has written of it, in their order."""
     for path in sorted(folder.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb")):
-        for record in read_records(path):
+        for record, _ in read_records(path):
             if record.HasField("history"):
                 items = record.history.item
                 yield {".".join(one.nested_key) or one.key: json.loads(one.value_json) for one in items}
@@ -80,25 +87,39 @@ def _reason(log: Path, needle: str) -> str | None:
     return None
 
 
-def wait_until_written(path: Path, log: Path, seconds: float) -> tuple[int, bool]:
-    """How many rows a file has, and whether it has its end: ``wandb.finish`` returns a little before it is written.
+class RunFile:
+    """A run's ``.wandb`` file, which wandb's process writes: each time it is read on from where it was read before.
 
-    Args:
-        path: the run's ``.wandb`` file.
-        log: its ``debug-internal.log``: what is no longer written is not waited for.
-        seconds: how long it is waited for.
+    Attributes:
+        rows: how many it has.
+        ended: whether it has its end.
     """
-    deadline, size, rows, ended = time.monotonic() + seconds, -1, 0, False
-    while True:
-        there = path.stat().st_size
-        if there != size:
-            size, rows, ended = there, 0, False
-            for record in read_records(path):
-                rows += record.HasField("history")
-                ended = ended or record.HasField("exit")
-        if ended or time.monotonic() > deadline or unwritten(log) is not None:
-            return rows, ended
-        time.sleep(0.02)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self.ended = False
+        self._place = 0
+
+    def read(self) -> int:
+        """How many rows it has by now."""
+        with contextlib.suppress(FileNotFoundError):
+            for record, end in read_records(self.path, self._place):
+                self._place = end
+                self.rows += record.HasField("history")
+                self.ended = self.ended or record.HasField("exit")
+        return self.rows
+
+    def wait(self, log: Path, seconds: float) -> None:
+        """Until it has its end: ``wandb.finish`` returns a little before it is written.
+
+        Args:
+            log: its ``debug-internal.log``: what is no longer written is not waited for.
+            seconds: how long it is waited for.
+        """
+        deadline = time.monotonic() + seconds
+        while self.read() >= 0 and not self.ended and time.monotonic() < deadline and unwritten(log) is None:
+            time.sleep(0.02)
 
 
 def wait_for_another_second(folder: Path, run_id: str) -> None:

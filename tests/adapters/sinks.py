@@ -66,7 +66,7 @@ def of_wandb(folder: Path) -> Any:
         rows: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
         exits: list[int] = []
-        for record in read_records(path):
+        for record, _ in read_records(path):
             for update in (record.run.config.update, record.config.update):
                 config |= {one.key: one.value_json for one in update if one.key not in ("_wandb", "")}
             if record.HasField("history"):

@@ -70,8 +70,8 @@ def wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Sink,
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(folder))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setattr("async_trainer.callbacks.wandb.INIT_SECONDS", 2 * DEADLINE)
-    monkeypatch.setattr("async_trainer.callbacks.wandb.FINISH_SECONDS", DEADLINE)
+    monkeypatch.setattr("async_trainer.callbacks.wandb_run.INIT_SECONDS", 2 * DEADLINE)
+    monkeypatch.setattr("async_trainer.callbacks.wandb_run.FINISH_SECONDS", DEADLINE)
     backend = WandBBackend()
     gate = Gate(backend)
     settings = {"x_disable_stats": True, "x_disable_meta": True, "disable_git": True, "save_code": False}

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -71,7 +72,7 @@ def test_the_offline_files_have_a_row_for_each_batch_and_each_validation(tmp_pat
     assert [(row["epoch"], row["step"]) for row in found] == [(1, 1), (1, 2), (1, 2), (2, 3), (2, 4), (2, 4)]
     assert [set(row) - {"_step", "epoch", "step"} for row in found[:3]] == [{"loss", "lr"}] * 2 + [{"validation/loss"}]
     (path,) = tmp_path.glob("logs/wandb/offline-run-*/*.wandb")
-    records = [*read_records(path)]
+    records = [record for record, _ in read_records(path)]
     (run,) = [record.run for record in records if record.HasField("run")]
     config = {one.key: one.value_json for one in run.config.update}
     assert (run.project, run.display_name, config["seed"]) == ("tests", "first", "3")
@@ -123,7 +124,7 @@ def test_where_no_server_answers_the_run_is_written_offline_and_no_key_is_shown(
 ) -> None:
     key = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setenv("WANDB_API_KEY", key)
-    monkeypatch.setattr("async_trainer.callbacks.wandb.INIT_SECONDS", 2.0)
+    monkeypatch.setattr("async_trainer.callbacks.wandb_run.INIT_SECONDS", 2.0)
     with serving(lambda *_: None) as server, caplog.at_level(logging.INFO):  # it hangs
         log = make(tmp_path, mode="online", settings={**QUIET, "base_url": server.url, "api_key": key})
         with CallbacksHandler([log]) as handler:
@@ -143,21 +144,28 @@ def test_where_no_server_answers_the_run_is_written_offline_and_no_key_is_shown(
 
 
 class Online:
-    """A training that logs to a backend."""
+    """A training that logs to a backend; without a ``url`` offline."""
 
-    def __init__(self, folder: Path, url: str, **settings: Any) -> None:
+    def __init__(self, folder: Path, url: str | None, begin: bool = True, **settings: Any) -> None:
         quick = {"x_file_stream_retry_wait_min_seconds": 0.1, "x_file_stream_retry_wait_max_seconds": 0.3}
         quick |= {"x_file_stream_timeout_seconds": 1.0, "x_graphql_timeout_seconds": 1.0}
-        given = {**QUIET, **quick, "base_url": url, "api_key": KEY, **settings}
-        self.log = make(folder, mode="online", settings=given)
+        quick |= {"base_url": url, "api_key": KEY} if url is not None else {}
+        self.log = make(folder, mode="offline" if url is None else "online", settings={**QUIET, **quick, **settings})
         self.handler = CallbacksHandler([self.log])
-        self.handler.call_event("on_train_start", state=at(1))
-        self.handler.flush(60)
+        if begin:
+            self.handler.call_event("on_train_start", state=at(1))
+            self.handler.flush(60)
 
     def batches(self, numbers: range) -> None:
         for number in numbers:
             self.handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(float(number)))
         assert self.handler.flush(60).failed == 0
+
+    def go_on(self, state: dict[str, Any], numbers: range) -> None:
+        """A training that is resumed."""
+        self.handler.load_state_dict(state)
+        self.handler.call_event("on_resume", state=at(numbers.start))
+        self.batches(numbers)
 
     def end(self) -> None:
         self.handler.call_event("on_train_end", state=at(9))
@@ -192,14 +200,98 @@ def test_a_server_that_refuses_connections_in_the_middle_has_all_rows_when_it_is
     assert backend.losses(run.log.run_id) == [float(n) for n in range(1, 8)]
 
 
+KILLED = """
+import os, pathlib, pickle, signal, sys
+from tests.callbacks.test_wandb import Online
+
+folder, url = pathlib.Path(sys.argv[1]), sys.argv[2] or None
+run = Online(folder, url, x_transaction_log_flush_interval=float(sys.argv[3]))
+run.batches(range(1, 21))
+state = run.handler.state_dict()
+(folder / "state").write_bytes(pickle.dumps(state))
+run.batches(range(21, 23))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    "flushes", [0.1, 0]
+)  # 0: as a wandb that has no such setting; what it had not written is in the state
+@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.slow)])
+def test_a_run_that_was_killed_and_is_resumed_has_all_rows_once(
+    tmp_path: Path, mode: str, flushes: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """wandb's process dies with the training's, and what it has not written or sent by then dies with it."""
+    backend = WandBBackend()
+    with serving(backend) as server:
+        url = None if mode == "offline" else server.url
+        command = [sys.executable, "-c", KILLED, str(tmp_path), url or "", str(flushes)]
+        alone = {
+            name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"
+        }  # else we share a process
+        killed = subprocess.run(command, capture_output=True, text=True, timeout=120, env=alone)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        state = pickle.loads((tmp_path / "state").read_bytes())
+        assert len(state["wandb"]["pending"]) == (0 if flushes else 20)
+        run = Online(tmp_path, url, begin=False)
+        run.go_on(state, range(21, 25))
+        run.end()
+        wanted = [float(number) for number in range(1, 25)]
+        assert (losses(tmp_path, run.log.run_id) if url is None else backend.losses(run.log.run_id)) == wanted
+        assert (len(backend.runs), backend.doubled) == (0 if url is None else 1, 0)
+    assert "are lost" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_resume_of_a_run_that_the_server_has_more_of_doubles_nothing(tmp_path: Path) -> None:
+    backend = WandBBackend()
+    with serving(backend) as server:
+        first = Online(tmp_path / "first", server.url)
+        first.batches(range(1, 4))
+        state = first.handler.state_dict()
+        first.batches(range(4, 7))
+        first.end()
+        again = Online(tmp_path / "again", server.url, begin=False)  # another machine: no files are there
+        again.go_on(pickle.loads(pickle.dumps(state)), range(4, 9))
+        assert again.log._run is not None
+        assert again.log._run._given == 2  # else wandb would warn of each
+        again.end()
+    assert backend.losses(again.log.run_id) == [float(number) for number in range(1, 9)]
+    assert (backend.runs, backend.doubled) == ([first.log.run_id], 0)
+
+
+def test_rows_of_the_state_that_are_nowhere_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = make(tmp_path / "before")
+    before.on_train_start()
+    log_batches(before, range(1, 4))
+    state = before.state_dict()
+    before.on_train_end()
+    after = make(tmp_path / "after")
+    after.load_state_dict(state)
+    after.on_resume()
+    log_batches(after, range(4, 6))
+    after.on_train_end()
+    assert f"3 of 3 rows of run {before.run_id} are lost" in caplog.text
+    assert [row["_step"] for row in rows(tmp_path / "after", after.run_id)] == [3, 4]
+
+
+def test_a_resume_that_nothing_follows_but_the_end_has_what_was_not_written(tmp_path: Path) -> None:
+    log = make(tmp_path)
+    log.load_state_dict({"rows": 2, "run_id": "abc", "pending": [(0, {"loss": 1.0}), (1, {"loss": 2.0})]})
+    log.on_train_end()
+    assert losses(tmp_path, "abc") == [1.0, 2.0]
+    log.on_exception(exception=ValueError())  # of a validation after it
+    assert len([*tmp_path.glob("wandb/offline-run-*")]) == 1
+
+
 def script(way: str, folder: Path, url: str, seconds: float) -> subprocess.CompletedProcess[str]:
     """Logs online, and ends so, having waited ``seconds`` for the server."""
     lines = f"""
 import sys
 from pathlib import Path
-import async_trainer.callbacks.wandb
+import async_trainer.callbacks.wandb_run
 from tests.callbacks.test_wandb import Online
-async_trainer.callbacks.wandb.FINISH_SECONDS = {seconds}
+async_trainer.callbacks.wandb_run.FINISH_SECONDS = {seconds}
 run = Online(Path(sys.argv[1]), sys.argv[2])
 run.batches(range(1, 8))
 {way}
@@ -243,7 +335,7 @@ def test_a_script_whose_server_hangs_ends_too(tmp_path: Path, way: str) -> None:
 def test_what_a_server_that_stays_away_has_not_is_told_at_the_end_and_is_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
-    monkeypatch.setattr("async_trainer.callbacks.wandb.FINISH_SECONDS", 1.0)
+    monkeypatch.setattr("async_trainer.callbacks.wandb_run.FINISH_SECONDS", 1.0)
     backend = WandBBackend()
     with serving(backend) as server:
         run = Online(tmp_path, server.url)
@@ -293,7 +385,7 @@ def test_with_a_token_that_has_expired_before_the_run_is_written_offline(
 
 @pytest.mark.slow
 def test_what_was_told_to_be_synced_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("async_trainer.callbacks.wandb.FINISH_SECONDS", 1.0)
+    monkeypatch.setattr("async_trainer.callbacks.wandb_run.FINISH_SECONDS", 1.0)
     backend = WandBBackend()
     with serving(backend) as server:
         run = Online(tmp_path, server.url)
