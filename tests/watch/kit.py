@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
+import struct
 import subprocess
 import sys
 import textwrap
@@ -90,6 +93,58 @@ def shown(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """What ``async-trainer watch --once`` prints, from a process of its own."""
     command = [sys.executable, "-m", "async_trainer", "watch", str(folder), "--once", *options]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
+
+
+class Terminal:
+    """A terminal of 100 columns on which ``async-trainer watch`` runs, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        import fcntl
+        import pty
+        import termios
+
+        self._written = b""
+        self._screen, inside = pty.openpty()
+        fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "async_trainer", "watch", str(folder)], env={**ENVIRONMENT, "TERM": "xterm"},
+            stdin=inside, stdout=inside, stderr=inside,
+        )  # fmt: skip
+        os.close(inside)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(LIMIT)
+        os.close(self._screen)
+
+    @property
+    def shown(self) -> str:
+        """All that was written to it, without what drives it."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._written.decode(errors="replace"))
+
+    def wait_for(self, pattern: str) -> None:
+        """Until it has been shown, since it was last waited for."""
+        seen = len(self.shown)
+        until(lambda: self._read() and re.search(pattern, self.shown[seen:]))
+
+    def end(self) -> int:
+        """Until the process has ended; returns its exit status."""
+        until(lambda: not self._read())
+        return self.process.wait(LIMIT)
+
+    def _read(self) -> bool:
+        """Whether there may be more."""
+        if not select.select([self._screen], [], [], 0.1)[0]:
+            return True
+        try:
+            read = os.read(self._screen, 1 << 16)
+        except OSError:  # so Linux says that nobody is there any more
+            return False
+        self._written += read
+        return bool(read)
 
 
 def status_of(folder: Path, **changes: Any) -> Path:

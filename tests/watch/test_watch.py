@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from async_trainer import CallbacksHandler, background, cli
 from async_trainer.errors import ConfigurationError
 from async_trainer.watching import status
 from async_trainer.watching.screen import picture
-from tests.watch.kit import LOOP, ended, running, said, shown, status_of, until
+from tests.watch.kit import LOOP, Terminal, ended, running, said, shown, status_of, until
 
 HANGS = (
     LOOP
@@ -68,6 +69,41 @@ def test_it_shows_what_hangs_what_waits_behind_it_and_what_fails_and_then_that_t
         assert seen.returncode == 1
         assert re.search(r"^run +killed after \d+ s\nits process is gone", seen.stdout, re.MULTILINE)
         assert re.search(r"^plots +4 .* was in on_batch_end", seen.stdout, re.MULTILINE)
+
+
+STEPS = (
+    LOOP
+    + """
+handler = CallbacksHandler([background(Log())])
+handler.publish("run")
+with handler:
+    for line in sys.stdin:
+        handler.call_event("on_batch_end", step=int(line))
+"""
+)
+
+
+def test_on_a_terminal_it_goes_on_to_show_how_the_run_is_until_that_is_over(tmp_path: Path) -> None:
+    with running(STEPS, tmp_path) as process:
+        said(tmp_path / "run", lambda one: one.state == "running")
+        assert process.stdin is not None
+        with Terminal(tmp_path / "run") as terminal, Terminal(tmp_path / "run") as other:
+            terminal.wait_for("running for")
+            process.stdin.write("1\n2\n")
+            process.stdin.flush()
+            terminal.wait_for("2 steps")
+            terminal.wait_for("OSError: no <room> left")
+            process.stdin.write("3\n")
+            process.stdin.flush()
+            terminal.wait_for("3 steps")
+            other.wait_for("3 steps")
+            other.process.send_signal(signal.SIGINT)  # Ctrl-C: of the watcher, which the run doesn't mind
+            assert other.end() == 130
+            assert "Traceback" not in other.shown
+            process.stdin.close()
+            process.stdin = None
+            terminal.wait_for("finished")
+            assert terminal.end() == 0
 
 
 def test_two_that_publish_in_one_folder_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
