@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from async_trainer.callbacks.ending import Ending
-from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point, as_key
+from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point, absolute_uri, as_key
 from async_trainer.callbacks.model_checkpoint import unwrapped
 from async_trainer.callbacks.outbox import Outbox, SinkError
 from async_trainer.callbacks.run_folder import split_folder
@@ -88,7 +90,7 @@ class MLflow(ScalarLog):
             raise ConfigurationError(f"MLflow: experiment must be a name, not {experiment!r}")
         if params is not None and not isinstance(params, Mapping):
             raise ConfigurationError(f"MLflow: params must be a dict, not {type(params).__name__}")
-        self.tracking_uri = None if tracking_uri is None else _absolute(tracking_uri)
+        self.tracking_uri = None if tracking_uri is None else absolute_uri(tracking_uri)
         self.experiment = experiment
         self.run_name = run_name
         self.params = dict(params or {})
@@ -102,7 +104,7 @@ class MLflow(ScalarLog):
         self._lost: dict[str, int] = {}  # of these, those that the server will never have
         self._times: dict[str, int] = {}  # ms: of the last value of each metric
         self._is_begun = False  # a run that is gone on with is opened by the next event: the state says which it is
-        self._renamed: set[str] = set()  # names that were told of
+        self._keys: dict[str, str] = {}  # what each name is logged as
         self._loaded: Mapping[str, Any] | None = None
         self._settings: dict[str, Any] | None = None  # parameters that are still to be logged
 
@@ -151,14 +153,18 @@ class MLflow(ScalarLog):
 
     def _open(self, state: Mapping[str, Any]) -> None:
         self._counts, self._lost = dict(state.get("counts", {})), {}
+        pending = [Point(*one) for one in state.get("pending", ())]
+        waiting = Counter(one.key for one in pending)
+        sent = {key: count - waiting[key] for key, count in self._counts.items()}
         self._settings = {**state.get("params", {}), **(self._settings or {})}
+        self._keys = dict(state.get("names", {}))
         run = MLflowRun(
             self.tracking_uri, state.get("run_id", self._given_run), self.experiment, self.run_name,
-            {"mlflow.source.name": "async_trainer"},
+            {"mlflow.source.name": "async_trainer"}, sent, state.get("before", {}) if state else None,
         )  # fmt: skip
         self._run = run
         self._outbox = Outbox("MLflow", self._send, batch=BATCH, limit=LIMIT, lose=self._lose)
-        self._outbox.add(Point(*one) for one in state.get("pending", ()))
+        self._outbox.add(pending)
 
     def _send(self, points: list[Point]) -> None:
         assert self._run is not None
@@ -183,16 +189,22 @@ class MLflow(ScalarLog):
         now, step = int(time.time() * 1000), state.optim_step + batch
         points = []
         for name, value in values.items():
-            key = as_key(name)
-            if key != name and name not in self._renamed:
-                self._renamed.add(name)
-                logger.warning("MLflow: %r is logged as %r, as MLflow doesn't take that name", name, key)
+            key = self._keys.get(name) or self._name(name)
             index = self._counts.get(key, 0)
             self._counts[key] = index + 1
             at = self._times[key] = max(now, self._times.get(key, 0) + 1)  # equal ones of a step would be one row
             points.append(Point(key, value, at, step, index))
         self._outbox.add(points)
         self._outbox.send_due()
+
+    def _name(self, name: str) -> str:
+        key, why = as_key(name), "as MLflow doesn't take that name"
+        if key in self._keys.values():
+            key, why = f"{key[:240]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}", f"as another one is {key!r}"
+        if key != name:
+            logger.warning("MLflow: %r is logged as %r, %s", name, key, why)
+        self._keys[name] = key
+        return key
 
     def _settle(self) -> None:
         self._send_soon()
@@ -270,13 +282,19 @@ class MLflow(ScalarLog):
 
     def state_dict(self) -> dict[str, Any]:
         """``counts``: values of each metric so far, but for those that are lost; ``pending``: those that the server has
-        not taken yet; ``params``, until it has them; ``run_id``, unless it was given."""
+        not taken yet; ``params``, until it has them; ``names``, what some are logged as; ``run_id``, or, of one that
+        was given, ``before``: how many values of each metric it had."""
         if self._outbox is None:
             return dict(self._loaded or {})
         self._outbox.send_soon()
         counts = {key: count - self._lost.get(key, 0) for key, count in self._counts.items()}
         pending = [tuple(self._ranked(one)) for one in self._outbox.waiting]
         state: dict[str, Any] = {"counts": counts, "pending": pending}
+        renamed = {name: key for name, key in self._keys.items() if name != key}
+        if renamed:
+            state["names"] = renamed
+        if self._given_run is not None and self._run is not None:
+            state["before"] = None if self._run.before is None else dict(self._run.before)
         if self._settings:
             state["params"] = dict(self._settings)
         if self._given_run is None and self.run_id is not None:
@@ -286,14 +304,6 @@ class MLflow(ScalarLog):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from the state, with the next event."""
         self._loaded, self._outbox, self._is_begun = dict(state_dict), None, True
-
-
-def _absolute(uri: str) -> str:
-    """A relative path in it is one from here, wherever the process is when the run starts."""
-    scheme, path = "sqlite:///", uri.removeprefix("sqlite:///")
-    if path != uri and path and not path.startswith((":memory:", "/", "file:")) and not Path(path).is_absolute():
-        return scheme + str(Path(path).absolute())
-    return uri if ":" in uri or uri.startswith("databricks") else str(Path(uri).absolute())
 
 
 def _fields(name: str, config: Any) -> dict[str, Any]:

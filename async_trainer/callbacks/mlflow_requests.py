@@ -12,6 +12,8 @@ from async_trainer.callbacks.outbox import SinkError, asked_for
 REQUEST_SECONDS = 10.0
 SLOWEST = 10e6
 """Bytes per second at which a server takes a file, at least: a request with one has so much more time."""
+PAGE = 10_000
+"""Values of a metric that are asked for at once: a server tells some 15,000 in a second."""
 AWAY = {401, 403, 404, 408, 409, 425, 429}
 """Of the 4xx: what may be otherwise later."""
 _PROXIED = "mlflow-artifacts:"
@@ -64,6 +66,25 @@ def _check(response: Any, endpoint: str) -> None:
             retry_after=asked_for(response.headers.get("Retry-After")),
         )
     verify_rest_response(response, endpoint)
+
+
+def count_values(store: Any, run_id: str, key: str, known: int) -> int:
+    """How many values of a metric a run has. ``known``, those that it has for sure, are not asked for: a server takes
+    long to tell many."""
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.utils.search_utils import SearchUtils
+
+    if not isinstance(store, RestStore):  # it reads them itself
+        return len(store.get_metric_history(run_id, key))
+    count = known if known > PAGE else 0
+    token = SearchUtils.create_page_token(count).decode() if count else None  # type: ignore[no-untyped-call]
+    while True:
+        page = store.get_metric_history(run_id, key, max_results=PAGE, page_token=token)  # type: ignore[no-untyped-call]
+        if len(page) > PAGE:  # of a server that knows no pages: that are all
+            return len(page)
+        count, token = count + len(page), page.token
+        if token is None:
+            return count
 
 
 def put(store: Any, uri: str, run_id: str, path: Path, folder: str) -> None:

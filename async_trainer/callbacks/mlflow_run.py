@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
-from async_trainer.callbacks.mlflow_requests import AWAY, make_store, put
+from async_trainer.callbacks.mlflow_requests import AWAY, count_values, make_store, put
 from async_trainer.callbacks.outbox import SinkError
 from async_trainer.callbacks.secrets import option_secrets, redacted, url_secrets
 from async_trainer.files.atomic import disk_errors, name_file
@@ -46,6 +46,14 @@ def as_key(name: str) -> str:
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:_KEY_LENGTH] or "_"
 
 
+def absolute_uri(uri: str) -> str:
+    """A relative path in it is one from here, wherever the process is when the run starts."""
+    scheme, path = "sqlite:///", uri.removeprefix("sqlite:///")
+    if path != uri and path and not path.startswith((":memory:", "/", "file:")) and not Path(path).is_absolute():
+        return scheme + str(Path(path).absolute())
+    return uri if ":" in uri or uri.startswith("databricks") else str(Path(uri).absolute())
+
+
 class MLflowRun:
     """Creates a run, or goes on with one, and sends to it. Any one thread; requests are made where it is called.
 
@@ -55,6 +63,8 @@ class MLflowRun:
         tracking_uri: None: where MLflow itself would log to.
         run_id: of a run that is there; None: one is created at the first request.
         experiment, run_name, tags: of a run that is created.
+        sent: how many values of each metric are there for sure, of a run that is gone on with.
+        before: how many of each it had before us; None: it is asked, before anything is sent.
     """
 
     def __init__(
@@ -64,6 +74,8 @@ class MLflowRun:
         experiment: str,
         run_name: str | None,
         tags: Mapping[str, str],
+        sent: Mapping[str, int],
+        before: Mapping[str, int] | None,
     ) -> None:
         import mlflow
 
@@ -74,6 +86,9 @@ class MLflowRun:
         self.tags = dict(tags)
         self.started = int(time.time() * 1000)
         self._store: Any = None
+        self.before = before if run_id is not None else {}
+        self._sent = sent
+        self._totals: dict[str, int] = {}  # of each metric of the run, as far as they were asked for
         self._there: dict[str, int] | None = None if run_id is not None else {}
         self._files: set[tuple[Path, int, int]] = set()  # that are there: with size, and ns of their last change
 
@@ -126,10 +141,20 @@ class MLflowRun:
 
         run_id = self.connect()
         if self._there is None:
-            self._there = self._call(lambda store: _count(store, run_id))
+            self._there = self._call(lambda store: self._count(store, run_id))
         new = [Metric(p.key, p.value, p.timestamp, p.step) for p in points if p.number >= self._there.get(p.key, 0)]
         if new:
             self._call(lambda store: store.log_batch(run_id, new, [], []))
+
+    def _count(self, store: Any, run_id: str) -> dict[str, int]:
+        """How many values of each metric the run has from us."""
+        for key in store.get_run(run_id).data.metrics:
+            if key not in self._totals:
+                known = (self.before or {}).get(key, 0) + self._sent.get(key, 0)
+                self._totals[key] = count_values(store, run_id, key, known)
+        if self.before is None:
+            self.before = dict(self._totals)
+        return {key: total - self.before.get(key, 0) for key, total in self._totals.items()}
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log those parameters that the run lacks: they can't be changed."""
@@ -186,14 +211,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # in a container: no such user
         return "unknown"
-
-
-def _count(store: Any, run_id: str) -> dict[str, int]:
-    """How many values of each metric a run has."""
-    counts = {}
-    for key in store.get_run(run_id).data.metrics:
-        counts[key] = len(store.get_metric_history(run_id, key))
-    return counts
 
 
 def _save_model(model: nn.Module, folder: Path) -> None:

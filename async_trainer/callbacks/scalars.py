@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from async_trainer.callback import Callback, label
-from async_trainer.callbacks.values import check_counts, metric_values, number
+from async_trainer.callbacks.values import check_counts, last_values, number
+from async_trainer.errors import ConfigurationError
 from async_trainer.train.state import TrainerState
 
 if TYPE_CHECKING:
@@ -34,32 +35,24 @@ def learning_rates(optimizers: Mapping[str, Any] | None) -> dict[str, float | Te
     return rates
 
 
-def batch_scalars(loss: Any, optimizers: Mapping[str, Any] | None, where: str) -> dict[str, float]:
+def batch_scalars(loss: Any, optimizers: Mapping[str, Any] | None) -> dict[str, Any]:
     """``loss``, or ``loss/<key>`` for each of its keys; and the learning rates.
 
     Args:
         loss: a number, a tensor of one, or a mapping of such.
         optimizers: as for :func:`learning_rates`.
-        where: who asks, for messages.
-
-    Raises:
-        TypeError: one is no number; names it.
     """
     losses = {f"loss/{key}": value for key, value in loss.items()} if isinstance(loss, Mapping) else {"loss": loss}
-    return {name: number(name, value, where) for name, value in {**losses, **learning_rates(optimizers)}.items()}
+    return {**losses, **learning_rates(optimizers)}
 
 
-def validation_scalars(metrics: Any, where: str) -> dict[str, float]:
+def validation_scalars(metrics: Any) -> dict[str, Any]:
     """``validation/<name>`` for each metric of the last evaluation.
 
     Args:
         metrics: as for :func:`~async_trainer.callbacks.values.metric_values`.
-        where: who asks, for messages.
-
-    Raises:
-        TypeError: one is no number; names it.
     """
-    return {f"validation/{name}": value for name, value in metric_values(metrics, f"{where}: metrics").items()}
+    return {f"validation/{name}": value for name, value in last_values(metrics).items()}
 
 
 class ScalarLog(Callback):
@@ -102,15 +95,30 @@ class ScalarLog(Callback):
         if not self.wants(state=state):
             return
         self._begin(maps, state, event)
-        self._log(state, batch_scalars(loss, optimizers, label(self)), batch=True)
+        self._log_numbers(state, batch_scalars(loss, optimizers), batch=True)
 
     def on_validation_end(
         self, *, state: TrainerState, metrics: Any, maps: Any = None, event: EventInfo | None = None, **kwargs: Any
     ) -> None:
         """Log a validation."""
         self._begin(maps, state, event)
-        self._log(state, validation_scalars(metrics, label(self)), batch=False)
-        self._settle()
+        try:
+            self._log_numbers(state, validation_scalars(metrics), batch=False)
+        finally:
+            self._settle()
+
+    def _log_numbers(self, state: TrainerState, values: Mapping[str, Any], *, batch: bool) -> None:
+        """Log what is a number; then tell of what is not, which is no reason to lose the others."""
+        numbers, wrong = {}, []
+        for name, value in values.items():
+            try:
+                numbers[name] = number(name, value, label(self))
+            except TypeError as error:
+                wrong.append(str(error))
+        if numbers or not wrong:
+            self._log(state, numbers, batch=batch)
+        if wrong:
+            raise ConfigurationError(f"{'; '.join(wrong)}; the others are logged")
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
         """Be ready to log, as before ``event``: an earlier attempt at it may have logged a part, and a process that

@@ -425,18 +425,41 @@ def test_without_a_path_and_without_maps_it_says_what_to_give(tmp_path: Path) ->
         handler.call_event("on_train_start", state=at(1), maps=tmp_path)
 
 
+def test_what_is_no_number_costs_the_others_nothing_and_is_told_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    handler = CallbacksHandler([background(MetricsLog(path), retries=2, backoff=0.0)])
+    handler.call_event("on_train_start", state=at(1))
+    for number in (1, 2):
+        metrics = {"ok": 0.5 * number, "confusion": torch.ones(3, 3), "why": None}
+        handler.call_event("on_validation_end", state=at(number), metrics=metrics)
+    handler.call_event("on_train_end", state=at(2))
+    with pytest.raises(LaneError, match=r"validation/confusion must be a number, .*validation/why must be a number"):
+        handler.close()
+    assert [row["validation/ok"] for row in rows(path)] == [0.5, 1.0]
+    assert caplog.text.count("the others are logged") == 1
+
+
 def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.on_train_start()
-    with pytest.raises(TypeError, match=r"^MetricsLog: loss must be a number, .* not a tensor of shape \(3,\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"^MetricsLog: loss must be a number, .* not a tensor of shape \(3,\)"
+    ):
         log.on_backward_step_start(state=at(1), loss=torch.ones(3))
-    with pytest.raises(TypeError, match="loss/g must be a number, or a tensor of one, not NoneType"):
+    with pytest.raises(ConfigurationError, match="loss/g must be a number, or a tensor of one, not NoneType"):
         log.on_backward_step_start(state=at(1), loss={"g": None})
-    with pytest.raises(TypeError, match="loss must be a number, or a tensor of one, not one that no float can hold"):
+    with pytest.raises(
+        ConfigurationError, match="loss must be a number, or a tensor of one, not one that no float can hold"
+    ):
         log.on_backward_step_start(state=at(1), loss=10**400)
-    with pytest.raises(TypeError, match=r"^MetricsLog: metrics: recall must be a number, .* of shape \(3,\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"^MetricsLog: validation/recall must be a number, .* of shape \(3,\)"
+    ):
         log.on_validation_end(state=at(1), metrics={"recall": torch.ones(3)})
     log.on_train_end()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
     with pytest.raises(RuntimeError, match="no file is open"):
         log_batches(log, range(1, 2))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import re
 import tempfile
 import threading
 import traceback
@@ -105,6 +106,24 @@ def test_names_that_mlflow_refuses_are_logged_as_it_takes_them_and_told_of_once(
     assert caplog.text.count("'validation/f1@0.5' is logged as 'validation/f1_0.5'") == 1
 
 
+def test_names_that_are_one_when_mlflow_takes_them_are_logged_as_two_before_and_after_a_resume(
+    real: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("f1@0.5", "f1_0.5", "f1#0.5")
+    values = dict(zip(names, (1.0, 2.0, 3.0), strict=True))
+    log = MLflow(real)
+    log.on_train_start()
+    log.on_validation_end(state=at(2), metrics=values)
+    again = MLflow(real)
+    again.load_state_dict(pickle.loads(pickle.dumps(log.state_dict())))
+    again.on_validation_end(state=at(3), metrics=dict(reversed(values.items())))
+    again.on_train_end()
+    found = history(real, log.run_id)
+    assert sorted(found.values()) == [[(1, value), (2, value)] for value in (1.0, 2.0, 3.0)]
+    assert found["validation/f1_0.5"] == [(1, 1.0), (2, 1.0)]
+    assert caplog.text.count("as another one is 'validation/f1_0.5'") == 2
+
+
 @pytest.mark.slow
 def test_the_model_as_it_was_at_the_end_can_be_loaded_from_the_server(real: str, tmp_path: Path) -> None:
     import mlflow.pytorch
@@ -192,6 +211,56 @@ def test_a_resume_goes_on_in_the_same_run_and_doubles_nothing(real: str, first: 
     client = MlflowClient(real)
     (run,) = client.search_runs([client.get_experiment_by_name(f"resumed-{first}").experiment_id])  # type: ignore[union-attr]
     assert (run.info.run_id, run.info.status) == (after.run_id, "FINISHED")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_resume_of_a_long_run_asks_only_for_what_the_state_does_not_know(
+    real: str, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server takes many seconds to tell a million values; old ones know no pages."""
+    monkeypatch.setattr("async_trainer.callbacks.mlflow_requests.PAGE", 3)
+    asked: list[str] = []
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        if "get-history" in path:
+            asked.append(path)
+            path = re.sub(r"&(max_results|page_token)=[^&]*", "", path) if old else path
+        return forward(real, method, path, headers, body)
+
+    before = MLflow(real)
+    before.on_train_start()
+    log_batches(before, range(1, 11))
+    state = pickle.loads(pickle.dumps(before.state_dict()))
+    log_batches(before, range(11, 16))
+    before.state_dict()  # they are sent; and then it is killed
+    with serving(answer) as server:
+        after = MLflow(server.url)
+        after.load_state_dict(state)
+        after.on_resume()
+        log_batches(after, range(11, 18))
+        after.on_train_end()
+    assert history(real, after.run_id)["loss"] == [(n, float(n)) for n in range(1, 18)]
+    assert len(asked) == (1 if old else 2)  # five are new to the state: two pages
+    assert all("max_results=3" in path and "page_token=" in path for path in asked)
+
+
+def test_a_training_that_begins_in_a_run_with_values_adds_to_them_and_so_does_its_resume(real: str) -> None:
+    run_id = MlflowClient(real).create_run("0").info.run_id
+    for first in (1, 101):
+        log = MLflow(real, run_id=run_id)
+        log.on_train_start()
+        log_batches(log, range(first, first + 3))
+        log.state_dict()
+        state = pickle.loads(pickle.dumps(log.state_dict()))
+        log_batches(log, range(first + 3, first + 5))
+        log.state_dict()  # they are sent; and then it is killed
+        again = MLflow(real, run_id=run_id)
+        again.load_state_dict(state)
+        again.on_resume()
+        log_batches(again, range(first + 3, first + 6))
+        again.on_train_end()
+    wanted = [*range(1, 7), *range(101, 107)]
+    assert history(real, run_id)["loss"] == [(n, float(n)) for n in wanted]
 
 
 def test_what_the_server_had_not_taken_when_the_state_was_is_in_the_state(real: str) -> None:
@@ -497,7 +566,7 @@ def test_credentials_in_the_url_are_in_no_text(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize(("status", "asked"), [(400, 1), (413, 1), (409, 2), (429, 2)])
 def test_a_refusal_that_time_will_not_change_is_not_tried_again(status: int, asked: int, real: str) -> None:
-    run = MLflowRun(real, None, "Default", None, {})
+    run = MLflowRun(real, None, "Default", None, {}, {}, {})
     run.connect()
     sent = []
 
@@ -506,7 +575,7 @@ def test_a_refusal_that_time_will_not_change_is_not_tried_again(status: int, ask
         return status, {}, b'{"error_code": "BAD_REQUEST", "message": "no"}'
 
     with serving(answer) as server:
-        away = MLflowRun(server.url, run.run_id, "Default", None, {})
+        away = MLflowRun(server.url, run.run_id, "Default", None, {}, {}, {})
         away._there = {}
         outbox = Outbox("MLflow", away.send, batch=10, limit=10)
         outbox.add([Point("loss", 1.0, 0, 1, 0)])
