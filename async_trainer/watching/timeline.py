@@ -29,6 +29,9 @@ def _phases() -> dict[str, tuple[str, str]]:
 PHASES: Mapping[str, tuple[str, str]] = _phases()
 """By the event that begins it: a part of the loop, and the event that ends it."""
 
+LOOPS = frozenset({"train", "epoch", "validation", "validate", "test"})
+"""The parts in which others come again and again."""
+
 LOOP_TRACK = 900_000_000
 LANE_TRACK = 900_001_000
 """Numbers of the first tracks: as no thread has them, so that a trace of torch's own threads can be merged in."""
@@ -116,6 +119,9 @@ class Timeline:
             self._close(stack, track, note.began, made)
         if note.name in PHASES:
             name, end = PHASES[note.name]
+            unended = self._unended(stack, name)
+            while len(stack) > unended:
+                self._close(stack, track, note.began, made)
             stack.append((name, note.began, end))
         elif note.name == self._step and not ends:
             if note.thread in self._stepped:
@@ -123,6 +129,15 @@ class Timeline:
             self._stepped[note.thread] = note.began
         elif not ends and note.name != Event.EXCEPTION:
             made.append({**self._at(note.name, "event", track, note.began), "ph": "i", "s": "t"})
+
+    def _unended(self, stack: list[tuple[str, float, str]], name: str) -> int:
+        """The place in ``stack`` of a part that is over, as it begins anew, and whose end the loop never fires."""
+        for place in reversed(range(len(stack))):
+            if stack[place][0] == name:
+                return place
+            if stack[place][0] in LOOPS and name not in LOOPS:  # as the batches of a validation in a batch
+                break
+        return len(stack)
 
     def _close(self, stack: list[tuple[str, float, str]], track: int, now: float, made: list[Chrome]) -> None:
         name, began, _ = stack.pop()

@@ -155,6 +155,29 @@ def test_an_exception_ends_the_parts_that_are_open(tmp_path: Path) -> None:
     assert parts == ["forward", "batch", "epoch", "train", "train"]
 
 
+def test_parts_whose_end_a_loop_never_fires_end_where_they_begin_anew() -> None:
+    """Else each would be within the one before, and each event would look through all of them."""
+    timeline = Timeline(pid=1, step="on_batch_end", offset=0)
+    batch = [Event.BATCH_START, Event.BACKWARD_STEP_START, Event.OPTIMIZATION_STEP_START, Event.OPTIMIZATION_STEP_END]
+    epoch = [Event.EPOCH_START, *3 * batch, Event.VALIDATION_START, *2 * [Event.BATCH_START]]
+    fired = [Event.TRAIN_START, *2 * epoch, Event.VALIDATION_START, Event.TRAIN_END]
+    events = timeline.notes(Note("event", str(event), float(at), float(at), 1) for at, event in enumerate(fired))
+    check_nesting(events)
+    parts = [(one["name"], one["ts"] / 1e9, one["dur"] / 1e6) for one in events if one["ph"] == "X"]
+    assert [part for part in parts if part[0] in ("epoch", "validation", "train")] == [
+        ("validation", 14, 3),  # the next epoch ends it
+        ("epoch", 1, 16),
+        ("validation", 30, 3),  # the next validation
+        ("validation", 33, 1),
+        ("epoch", 17, 17),
+        ("train", 0, 34),
+    ]
+    assert [part for part in parts if part[0] == "batch"][:5] == [
+        ("batch", 2, 4), ("batch", 6, 4), ("batch", 15, 1), ("batch", 16, 1), ("batch", 10, 7),
+    ]  # fmt: skip
+    assert timeline._open == {1: []}
+
+
 def test_without_timeline_there_is_none_and_nobody_listens(tmp_path: Path) -> None:
     handler = CallbacksHandler([background(Log())])
     handler.publish(tmp_path)
