@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -46,10 +47,16 @@ class Callback:
     steers: ClassVar[bool] = False
     """Whether its hooks change the training (a state, a learning rate): such a class is refused in the background."""
 
-    def check_training(self, **arguments: Any) -> None:
+    def check_training(self, **arguments: Any) -> Iterable[str | os.PathLike[str]] | None:
         """Called when a training starts or is resumed, before ``on_train_start`` or ``on_resume``, with the same live
         arguments. The training thread, wherever the hooks run. To refuse, raise a ``ConfigurationError``: the training
-        ends with it before it has begun."""
+        ends with it before it has begun.
+
+        Returns:
+            The files that no other callback may write, or patterns for them, if it says: of two callbacks with one
+            the training is refused.
+        """
+        return None
 
     def state_dict(self) -> Mapping[str, Any]:
         """What this callback needs to go on after a resume. Runs where its hooks run."""

@@ -296,8 +296,7 @@ class CallbacksHandler:
             if route.event == Event.RESUME:
                 warn_of_no_resume(self._attached.values())
             if route.event in TRAINING_RUNS:
-                for one in self._attached.values():
-                    check_training(one.callback, arguments)
+                check_training(((one.name, one.callback) for one in self._attached.values()), arguments)
         if route.event in EVALUATION_STARTS:
             self._stage = "evaluation"
         elif route.event in TRAINING_STARTS:

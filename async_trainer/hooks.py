@@ -5,9 +5,10 @@ from __future__ import annotations
 import dis
 import inspect
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import CodeType, FrameType
 from typing import Any
@@ -65,12 +66,23 @@ def tolerated(hook: Hook) -> Hook:
     return replace(hook, function=tell)
 
 
-def check_training(callback: Any, arguments: Mapping[str, Any]) -> None:
-    """Have ``callback`` say whether it can do its part in a training that starts with ``arguments``. A plain object
-    need not have an opinion. The training thread."""
-    check = getattr(callback, "check_training", None)
-    if callable(check):
-        check(**arguments)
+def check_training(callbacks: Iterable[tuple[str, Any]], arguments: Mapping[str, Any]) -> None:
+    """Have each callback say whether it can do its part in a training that starts with ``arguments``. A plain object
+    need not have an opinion. The training thread.
+
+    Raises:
+        ConfigurationError: it can't; or two would write the same files.
+    """
+    owners: dict[str, str] = {}
+    for name, callback in callbacks:
+        check = getattr(callback, "check_training", None)
+        for place in (check(**arguments) if callable(check) else None) or ():
+            owner = owners.setdefault(os.path.realpath(place), name)
+            if owner != name:
+                raise ConfigurationError(
+                    f"{owner} and {name} would both write {os.fspath(place)}, and spoil each other's: give one of them "
+                    "another place (folder=, path=)"
+                )
 
 
 def find_hooks(callback: Any, events: Collection[str]) -> dict[str, Hook]:

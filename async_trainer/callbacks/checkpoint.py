@@ -112,9 +112,11 @@ class Checkpoint(Callback):
     def _is_epoch(self, *, state: TrainerState, **live: Any) -> bool:
         return self.every_n_epochs is not None and state.current_epoch % self.every_n_epochs == 0
 
-    def check_training(self, **arguments: Any) -> None:
+    def check_training(self, **arguments: Any) -> list[Path]:
         """Refuse a training without a place to write to."""
-        self._folder(arguments.get("maps"), arguments.get("state"))
+        folder = self._folder(arguments.get("maps"), arguments.get("state"))
+        names = {"step": self.every_n_steps, "after-epoch": self.every_n_epochs}
+        return [folder / f"{name}-*.{self.format}" for name, often in names.items() if often is not None]
 
     def on_train_start(self, **kwargs: Any) -> None:
         self._written = []  # those of an earlier training stay

@@ -32,9 +32,9 @@ class EventLog(Callback):
     def __repr__(self) -> str:
         return f"<{label(self)}: {self._files.folder if self._files else self.folder}>"
 
-    def check_training(self, **arguments: Any) -> None:
+    def check_training(self, **arguments: Any) -> list[Path]:
         """Refuse a training without a place to write to."""
-        self._find(arguments.get("maps"), arguments.get("state"))
+        return [self._find(arguments.get("maps"), arguments.get("state")) / "events.out.tfevents.*"]
 
     def on_train_start(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Replace the files."""

@@ -111,9 +111,9 @@ class Figures(Callback):
     def _draws_in(self, *, state: TrainerState, **live: Any) -> bool:
         return state.current_epoch % self.every == 0 and getattr(state, "called", None) not in ("validate", "test")
 
-    def check_training(self, **arguments: Any) -> None:
+    def check_training(self, **arguments: Any) -> list[Path]:
         """Refuse a training without a place to write to."""
-        self._folder(arguments.get("maps"), arguments.get("state"))
+        return [self._folder(arguments.get("maps"), arguments.get("state")) / "epoch-*.png"]
 
     def on_validation_start(self, *, state: TrainerState) -> None:
         self._outputs, self._frames = [], []

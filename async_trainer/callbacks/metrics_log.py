@@ -80,9 +80,9 @@ class MetricsLog(ScalarLog):
     def __repr__(self) -> str:
         return f"<MetricsLog: {self._file.path}>"
 
-    def check_training(self, **arguments: Any) -> None:
+    def check_training(self, **arguments: Any) -> list[Path]:
         """Refuse a training without a place to write to."""
-        self._find(arguments.get("maps"), arguments.get("state"))
+        return [self._find(arguments.get("maps"), arguments.get("state"))]
 
     def on_train_start(self, *, maps: Any = None, state: TrainerState | None = None, **kwargs: Any) -> None:
         """Replace the file."""

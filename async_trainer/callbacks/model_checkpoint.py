@@ -102,11 +102,13 @@ class ModelCheckpoint(Callback):
 
     # ----------------------------------------------------------------- the training thread, if run in the background
 
-    def check_training(self, **arguments: Any) -> None:
+    def check_training(self, **arguments: Any) -> list[Path]:
         """Refuse a training without that metric, or without a place to write to."""
-        if self.metric is not None:
-            check_metric(arguments, self.metric, "ModelCheckpoint: metric")
-        self._folder(arguments.get("maps"), arguments.get("state"))
+        folder = self._folder(arguments.get("maps"), arguments.get("state"))
+        if self.metric is None:
+            return []
+        check_metric(arguments, self.metric, "ModelCheckpoint: metric")
+        return [folder / f"best-{_file_name(self.metric)}.{self.format}"]
 
     def _starts(self, **live: Any) -> bool:
         self._starts_seen += 1

@@ -167,12 +167,13 @@ class AppendedFile:
         return self._open()
 
     def _append(self, descriptor: int, data: bytes) -> None:
+        there = self._look(descriptor)
         if self._torn:
             os.ftruncate(descriptor, self.size)
-        elif (there := os.fstat(descriptor).st_size) != self.size:  # two callbacks of this process, say
+        elif there.st_size != self.size:  # two callbacks of this process, say
             raise OSError(
-                errno.EBUSY, f"somebody else writes to it (it has {there} bytes, and {self.size} are ours); each needs "
-                "a file of its own: give it another path", str(self.path),
+                errno.EBUSY, f"somebody else writes to it (it has {there.st_size} bytes, and {self.size} are ours); each "
+                "needs a file of its own: give it another path", str(self.path),
             )  # fmt: skip
         self._torn = self._unsynced = True
         os.lseek(descriptor, self.size, os.SEEK_SET)
@@ -186,6 +187,17 @@ class AppendedFile:
             raise
         self.size += len(data)
         self._torn = False
+
+    def _look(self, descriptor: int) -> os.stat_result:
+        there = os.fstat(descriptor)
+        if there.st_nlink == 0:  # as some file systems say of any
+            try:
+                is_there = os.path.samestat(there, os.stat(str(self.path)))
+            except OSError:
+                is_there = False
+            if not is_there:
+                raise FileNotFoundError(errno.ENOENT, "it was deleted while it was written to", str(self.path))
+        return there
 
     def sync(self) -> None:
         """Have all of it on disk.
@@ -212,8 +224,7 @@ class AppendedFile:
             return
         try:
             self.sync()
-            if os.fstat(self._descriptor).st_nlink == 0:
-                raise FileNotFoundError(errno.ENOENT, "it was deleted while it was written to", str(self.path))
+            self._look(self._descriptor)
         finally:
             os.close(self._descriptor)
             self._descriptor = None

@@ -127,13 +127,21 @@ def test_csv_has_a_line_for_each_value_under_one_header(tmp_path: Path) -> None:
 
 
 def test_two_logs_on_one_path_are_told(tmp_path: Path) -> None:
-    handler = CallbacksHandler([MetricsLog(tmp_path / "log.csv"), MetricsLog(tmp_path / "log.csv")])
-    handler.call_event("on_train_start")
+    """Of one training they are refused."""
+    runs = [CallbacksHandler([MetricsLog(tmp_path / "log.csv")]) for _ in range(2)]
+    for run in runs:
+        run.call_event("on_train_start")
     for number in range(1, 4):
-        handler.call_event("on_validation_end", state=at(number), metrics={"loss": 0.5})
-        handler.flush()
-    with pytest.raises(LaneError, match=r"somebody else writes to it .* give it another path"):
-        handler.close()
+        for run in runs:
+            run.call_event("on_validation_end", state=at(number), metrics={"loss": 0.5})
+            run.flush()
+    told = []
+    for run in runs:
+        try:
+            run.close()
+        except LaneError as error:
+            told.append(str(error))
+    assert any("somebody else writes to it" in text and "give it another path" in text for text in told)
 
 
 def test_a_name_that_is_no_text_costs_no_row_of_parquet(tmp_path: Path) -> None:
@@ -478,6 +486,17 @@ def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
 def test_a_bad_argument_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         MetricsLog(**arguments)
+
+
+def test_a_file_that_was_deleted_is_told_with_the_next_row(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "m.csv")
+    log.on_train_start()
+    log_batches(log, range(1, 3))
+    (tmp_path / "m.csv").unlink()
+    for _ in range(2):  # also where somebody makes another
+        with pytest.raises(FileNotFoundError, match="it was deleted while it was written to"):
+            log_batches(log, range(3, 4))
+        (tmp_path / "m.csv").touch()
 
 
 @pytest.mark.parametrize("make", [MetricsLog, lambda path: TensorBoard(path.parent)])
