@@ -71,6 +71,11 @@ class ObjectStore:
             return None
         return Path(unquote(self.url.partition("://")[2]) if "://" in self.url else self.url).absolute()
 
+    @property
+    def place(self) -> str:
+        """Where it is, as a text that no other place has: without credentials, which may change."""
+        return str(self.local or f"{self} {shown(str(self.options.get('endpoint_url')))}")
+
     def put(self, name: str, source: Path) -> None:
         """Upload the file ``source``, which nobody changes meanwhile.
 

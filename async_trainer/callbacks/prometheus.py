@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -20,6 +25,22 @@ if TYPE_CHECKING:
 
 OUTCOMES = ("delivered", "failed", "dropped", "lost")
 WAITS = ("queue", "budget", "fence", "flush")
+AGAIN = 10.0
+"""Seconds until a port that was taken is tried again."""
+
+logger = logging.getLogger("async_trainer")
+
+_listening: list[socket.socket] = []
+
+
+def _leave_to_parent() -> None:
+    """A forked child (a worker of a DataLoader) would keep the port when it is closed here, and answer nobody."""
+    while _listening:
+        _listening.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class StatsSource:
@@ -75,6 +96,8 @@ class Prometheus(ScalarLog):
         self.host = host
         self._wanted_port = port
         self._server: Any = None
+        self._is_begun = False
+        self._due = 0.0  # when the port is tried again
         self._source: Any = None
         self._lock = threading.Lock()
         self._values: dict[str, float] = {}
@@ -110,12 +133,17 @@ class Prometheus(ScalarLog):
         self._start(state, callbacks)
 
     def _start(self, state: TrainerState | None, callbacks: Any) -> None:
-        from prometheus_client import CollectorRegistry, start_http_server
-
         self._stop()
         self._source = source_of(callbacks)
         self._values = {}
         self._see(state, {})
+        self._is_begun = True
+        self._serve()
+
+    def _serve(self) -> None:
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        self._due = time.monotonic() + AGAIN
         registry = CollectorRegistry()
         registry.register(_Collector(self))
         try:
@@ -124,9 +152,14 @@ class Prometheus(ScalarLog):
             raise OSError(
                 error.errno, f"Prometheus: {self.host}:{self._wanted_port} can't be served: {error}"
             ) from error
+        _listening.append(self._server[0].socket)
 
     def _begin(self, maps: Any, state: TrainerState, event: EventInfo | None) -> None:
-        """What is shown is the last, however often it comes."""
+        """What is shown is the last, however often it comes. A port that was taken may be free by now."""
+        if self._server is None and self._is_begun and time.monotonic() >= self._due:
+            with contextlib.suppress(OSError):  # it was told
+                self._serve()
+                logger.info("Prometheus: %s:%d is served now", self.host, self.port)
 
     def _log(self, state: TrainerState, values: Mapping[str, float], *, batch: bool) -> None:
         self._see(state, values)
@@ -149,8 +182,10 @@ class Prometheus(ScalarLog):
         self._stop()
 
     def _stop(self) -> None:
-        server, self._server = self._server, None
+        server, self._server, self._is_begun = self._server, None, False
         if server is not None:
+            with contextlib.suppress(ValueError):  # in a child
+                _listening.remove(server[0].socket)
             server[0].shutdown()
             server[0].server_close()
             server[1].join()

@@ -85,7 +85,8 @@ class Upload(Callback):
         self.files = check_patterns(files)
         self.folder = given_folder(self, folder)
         self.store = ObjectStore(url, options or {})
-        self._home = f".upload-{hashlib.sha256(str(self.store).encode()).hexdigest()[:8]}"
+        of = "\0".join([self.store.place, *self.files])  # another Upload's is another
+        self._home = f".upload-{hashlib.sha256(of.encode(errors='surrogateescape')).hexdigest()[:8]}"
         self._staging = Staging()
         self._staged_at_events = False  # by the training thread; inline, by the hooks themselves
         self._is_told = False  # that there is a file of yours in the pointer's place

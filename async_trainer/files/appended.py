@@ -172,8 +172,8 @@ class AppendedFile:
             os.ftruncate(descriptor, self.size)
         elif there.st_size != self.size:  # two callbacks of this process, say
             raise OSError(
-                errno.EBUSY, f"somebody else writes to it (it has {there.st_size} bytes, and {self.size} are ours); each "
-                "needs a file of its own: give it another path", str(self.path),
+                errno.EBUSY, f"somebody else writes to it (it has {there.st_size} bytes, and {self.size} are ours); "
+                "each needs a file of its own: give it another path", str(self.path),
             )  # fmt: skip
         self._torn = self._unsynced = True
         os.lseek(descriptor, self.size, os.SEEK_SET)

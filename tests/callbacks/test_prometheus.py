@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +27,11 @@ OF_THE_RUN = ("async_trainer_value", "async_trainer_epoch", "async_trainer_step"
 """What doesn't differ by where callbacks run."""
 
 
-def scrape(callback: Prometheus) -> dict[tuple[str, ...], float]:
-    """By name and labels' values."""
+def scrape(callback: Prometheus | int) -> dict[tuple[str, ...], float]:
+    """By name and labels' values. ``callback``: or a port."""
+    port = callback if isinstance(callback, int) else callback.port
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{callback.port}/metrics", timeout=60) as answer:
+    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         families = text_string_to_metric_families(answer.read().decode())
     return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
 
@@ -104,6 +107,45 @@ def test_a_lane_that_hangs_is_seen_to_hang() -> None:
         assert scrape(callback)["async_trainer_events_total", "hanging", "delivered"] == 5
         assert scrape(callback)["async_trainer_queued", "hanging"] == 0
         handler.call_event("on_train_end", state=at(5))
+
+
+def test_a_port_that_was_taken_is_served_once_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("async_trainer.callbacks.prometheus.AGAIN", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        log = Prometheus(other.getsockname()[1])
+        with pytest.raises(OSError, match="can't be served"):
+            log.on_train_start(state=TrainerState())
+        log.on_backward_step_start(state=TrainerState(), loss=1.0)
+    log.on_backward_step_start(state=TrainerState(), loss=2.0)
+    try:
+        assert scrape(log)["async_trainer_value", "loss"] == 2.0
+    finally:
+        log.on_train_end()
+    log.on_backward_step_start(state=TrainerState(), loss=3.0)  # after it, nothing is served
+    with pytest.raises(OSError, match="refused"):
+        scrape(log.port)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_keep_the_port() -> None:
+    """As a worker of a DataLoader that lives on, which would keep it, and answer nobody."""
+    log = Prometheus(0)
+    log.on_train_start(state=TrainerState())
+    port = log.port
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    worker.start()
+    try:
+        assert ("async_trainer_epoch",) in scrape(port)
+        log.on_train_end()
+        with pytest.raises(OSError, match="refused"):
+            scrape(port)
+        again = Prometheus(port)
+        again.on_train_start(state=TrainerState())
+        assert ("async_trainer_epoch",) in scrape(port)
+        again.on_train_end()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_a_training_goes_on_without_it_where_its_port_is_taken() -> None:
