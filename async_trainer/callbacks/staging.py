@@ -43,6 +43,12 @@ class Staged:
     look: Look
     ends: bytes  # its first and last bytes: what was only appended to since still has them
     linked: bool
+    event: int  # the number of that event: clocks may go back
+
+    @property
+    def age(self) -> tuple[int, int, str]:
+        """Greater for what is newer."""
+        return self.event, self.look.mtime_ns, self.name
 
 
 class Staging:
@@ -53,6 +59,7 @@ class Staging:
         self._waiting: dict[str, Staged] = {}
         self._looks: dict[str, Look] = {}  # of what was staged last
         self._begun: set[Path] = set()
+        self._events = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Staging: {len(self._waiting)} waiting>"
@@ -77,6 +84,7 @@ class Staging:
         with self._lock:
             begin = folder not in self._begun
             self._begun.add(folder)
+            self._events += 1
         if begin:  # what an earlier process, killed, has left
             shutil.rmtree(folder / home, ignore_errors=True)
         for path in find_files(folder, patterns, without):
@@ -98,7 +106,7 @@ class Staging:
             link, linked = _link(path.resolve() if path.is_symlink() else path, home)
             with link.open("rb", buffering=0) as file:
                 look = _look(os.fstat(file.fileno()))
-                return Staged(name, link, look, _ends(file, look.size), linked)
+                return Staged(name, link, look, _ends(file, look.size), linked, self._events)
         except FileNotFoundError:  # gone since it was listed
             return None
 
@@ -106,7 +114,7 @@ class Staging:
         """What waits, by age."""
         with self._lock:
             found = list(self._waiting.values())
-        return sorted(found, key=lambda one: (one.look.mtime_ns, one.name))
+        return sorted(found, key=lambda one: one.age)
 
     def is_newest(self, staged: Staged) -> bool:
         """Whether no newer version of it waits."""

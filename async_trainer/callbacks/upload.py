@@ -92,7 +92,7 @@ class Upload(Callback):
         self._is_told = False  # that there is a file of yours in the pointer's place
         self._objects: dict[str, dict[str, Any]] = {}  # by name: what is there
         self._latest: dict[str, str] = {}  # by prefix: the checkpoint that is named there
-        self._newest: dict[str, tuple[int, str]] = {}  # by prefix: the checkpoint that is to be named, and its age
+        self._newest: dict[str, tuple[int, int, str]] = {}  # by prefix: the checkpoint that is to be named, and its age
         self._sent: dict[Path, Sent] = {}  # by folder, in which the notes are
         self._is_loaded = False
 
@@ -224,10 +224,10 @@ class Upload(Callback):
         path = PurePosixPath(staged.name)
         if path.suffix in SUFFIXES:
             prefix = "" if self.folder is not None else f"{path.parts[0]}/"
-            self._newest[prefix] = max(self._newest.get(prefix, (0, "")), (staged.look.mtime_ns, staged.name))
+            self._newest[prefix] = max(self._newest.get(prefix, (0, 0, "")), staged.age)
 
     def _point(self, prefix: str) -> None:
-        newest = self._newest.get(prefix, (0, ""))[1].removeprefix(prefix)
+        newest = self._newest.get(prefix, (0, 0, ""))[-1].removeprefix(prefix)
         if prefix + LATEST in self._objects:
             if not self._is_told:
                 self._is_told = True

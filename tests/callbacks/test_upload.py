@@ -359,6 +359,39 @@ def test_where_there_can_be_no_hard_links_the_files_themselves_are_read(
 # ----------------------------------------------------------------------------------------------------- newest wins
 
 
+def test_the_pointer_names_what_was_written_last_though_the_clock_went_back(run_folder: Path, store: Path) -> None:
+    run = Run(Upload(store.as_uri(), folder=run_folder))
+    for epoch, hours in ((1, 1), (2, 0), (3, -1)):
+        path = write(run_folder / f"epoch-{epoch}.pt", b"weights")
+        os.utime(path, ns=(0, time.time_ns() + hours * 3600 * 10**9))
+        run.epoch()
+        run.handler.flush()
+        assert (store / "latest").read_text() == f"epoch-{epoch}.pt\n"
+    run.end()
+
+
+def test_two_to_one_place_leave_each_other_s_alone(run_folder: Path, store: Path) -> None:
+    weights = Upload(store.as_uri(), folder=run_folder, files=["*.pt"])
+    logs = Upload(store.as_uri(), folder=run_folder, files=["*.jsonl"])
+    run = Run(weights, logs)
+    for epoch in (1, 2, 3):
+        write(run_folder / f"epoch-{epoch}.pt", b"weights")
+        write(run_folder / f"epoch-{epoch}.jsonl", b"{}")
+        with hold(run.handler):  # both have staged before one uploads
+            run.epoch()
+    run.end()
+    names = {f"epoch-{epoch}.{kind}" for epoch in (1, 2, 3) for kind in ("pt", "jsonl")}
+    assert set(objects(store)) == {*names, "latest"}
+
+
+def test_places_that_differ_are_known_by_other_names(tmp_path: Path) -> None:
+    folders = [Upload(str(tmp_path / name)) for name in ("a#1", "a#2")]
+    stores = [Upload("s3://bucket", options={"endpoint_url": url}) for url in ("http://one", "http://two")]
+    changed = [Upload("s3://bucket", options={"endpoint_url": "http://one", "secret": word}) for word in ("x", "y")]
+    assert len({one._home for one in (*folders, *stores)}) == 4
+    assert changed[0]._home == changed[1]._home == stores[0]._home
+
+
 def test_of_the_versions_that_wait_only_the_newest_goes(
     run_folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
