@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: for ``--help`` and ``--version`` (0), and for arguments that make no sense (2).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may be one that the terminal can't show
+            stream.reconfigure(errors="backslashreplace")
     arguments = make_parser().parse_args(argv)
     command: Command = arguments.command
     try:

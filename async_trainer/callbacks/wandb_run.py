@@ -104,7 +104,8 @@ class WandBRun:
         import wandb
 
         if self.id in _open:
-            _finished(_open[self.id], 1)
+            stale = _open[self.id]
+            _finished(stale, 1, RunFile(Path(stale.settings.sync_file)))
         wait_for_another_second(self._folder, self.id)
         quiet = {"silent": True, "console": "off", "init_timeout": INIT_SECONDS, "login_timeout": INIT_SECONDS}
         known = wandb.Settings.model_fields
@@ -169,7 +170,7 @@ class WandBRun:
             SinkError: it is not.
         """
         file = self._file.path
-        problem, written = _finished(self._run, code)
+        problem, written = _finished(self._run, code, self._file)
         if written < self._given:
             why = unwritten(self._log) or problem or "is its disk full?"
             raise SinkError(
@@ -192,7 +193,7 @@ class WandBRun:
             )
 
 
-def _finished(run: Any, code: int) -> tuple[str | None, float]:
+def _finished(run: Any, code: int, file: RunFile) -> tuple[str | None, float]:
     """What is wrong, and how many rows of the run are in its file; one that is sent doesn't need it."""
     _open.pop(run.id, None)
     problem = None
@@ -202,6 +203,5 @@ def _finished(run: Any, code: int) -> tuple[str | None, float]:
         problem = f"{type(error).__name__}: {error}"
     if not run.offline:
         return problem, math.inf
-    file = RunFile(Path(run.settings.sync_file))
     file.wait(Path(run.settings.log_internal), WRITTEN_SECONDS)
     return (None if file.ended else problem or "it is not written yet"), file.rows

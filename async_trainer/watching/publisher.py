@@ -78,7 +78,8 @@ class Publisher:
         pid = os.getpid()
         self._about = {
             "what": status.WHAT, "format": status.FORMAT, "pid": pid,
-            "process_began": status.process_began(pid), "host": socket.gethostname(), "started": time.time(),
+            "process_began": status.process_began(pid), "host": socket.gethostname(),
+            "pid_namespace": status.pid_namespace(), "started": time.time(),
             "timeline": timeline is not None,
         }  # fmt: skip
         history = folder / status.HISTORY

@@ -136,10 +136,20 @@ def _state(said: Mapping[str, Any], age: float) -> str:
     state: str = said["state"]
     if state != "running":
         return state
-    here = said["host"] == socket.gethostname()
+    ours = pid_namespace()
+    here = said["host"] == socket.gethostname() and said.get("pid_namespace", ours) == ours
     if here and process_began(said["pid"]) != said["process_began"]:
         return "killed"
     return "stale" if age > STALE else "running"
+
+
+def pid_namespace() -> str | None:
+    """What tells the numbers of processes from those of another container with the same host's name. None: there are
+    no namespaces here."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
 
 
 def process_began(pid: int) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import output_file
 
+_BLOCK = 1 << 20
 PERIOD = 90 * 86_400
 """Of this, in s, the last multiple in Unix time is what ``ts``, in µs, counts from. Torch does it so, too: nanoseconds
 of some 100 days fit into the 53 bits of a float."""
@@ -53,11 +54,25 @@ class TraceFile:
             head = zlib.decompressobj(wbits=31).decompress(os.pread(self._file, 1000, 0)).decode()
             self.base = int(json.loads(head.rstrip() + "]}")["baseTimeNanoseconds"])
             self._end = size - len(TAIL)
+            self._left = max(0, EVENTS - self._count())
             return
         os.ftruncate(self._file, 0)
         self.base = int(time.time()) // PERIOD * PERIOD * 10**9
         self._end = 0
         self._put(_member(f'{{"displayTimeUnit":"ms","baseTimeNanoseconds":{self.base},"traceEvents":[\n'))
+
+    def _count(self) -> int:
+        """How many events there are: each is a line."""
+        count, place, member = -1, 0, zlib.decompressobj(wbits=31)
+        while place < self._end:
+            part = os.pread(self._file, min(_BLOCK, self._end - place), place)
+            place += len(part)
+            while part:
+                count += member.decompress(part).count(b"\n")
+                part = member.unused_data
+                if member.eof:
+                    member = zlib.decompressobj(wbits=31)
+        return count
 
     def write(self, events: Sequence[dict[str, Any]]) -> None:
         """Add ``events``.

@@ -292,6 +292,18 @@ def test_a_file_takes_no_more_events_than_a_viewer_can_show(tmp_path: Path, monk
     assert [one["name"] for one in events_of(tmp_path / TIMELINE)] == ["a", "a", "b", "end"]
 
 
+def test_nor_does_it_after_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_file, "EVENTS", 5)
+    monkeypatch.setattr(trace_file, "_BLOCK", 7)
+    for name, full in (("a", False), ("b", False), ("c", True), ("d", True)):
+        file = TraceFile(tmp_path / TIMELINE, append=True)
+        file.write([{"name": name}])
+        file.write([{"name": name}])
+        assert file.full == full
+        file.close()
+    assert [one["name"] for one in events_of(tmp_path / TIMELINE)] == ["a", "a", "b", "b", "c", "end"]
+
+
 def test_what_cannot_be_written_now_is_written_later(tmp_path: Path) -> None:
     recording = Recording(tmp_path / "away" / TIMELINE, append=False, step="on_step")
     recording.add([Note("wait", "queue", 1.0, 2.0, 1)], {}, 2.0, ends=False)

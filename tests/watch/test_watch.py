@@ -225,6 +225,28 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_run(tmp_path: P
     ours = status.read(status_of(tmp_path / "ours", process_began=status.process_began(os.getpid()), **here))
     earlier = status.read(status_of(tmp_path / "earlier", process_began="an earlier one", **here))
     assert (ours.state, earlier.state) == ("running", "killed")
+    container = {"process_began": "of another", "pid_namespace": "pid:[1]"}  # that shares the host's name
+    elsewhere = status.read(status_of(tmp_path / "elsewhere", **here, **container))
+    late = status.read(status_of(tmp_path / "late", **here, **container, written=time.time() - 60))
+    assert (elsewhere.state, late.state) == ("running", "stale")
+
+
+def test_a_run_says_where_its_process_is(tmp_path: Path) -> None:
+    handler = CallbacksHandler()
+    handler.publish(tmp_path)
+    handler.call_event("on_batch_end")
+    handler.close()
+    assert status.read(tmp_path / status.NAME).said["pid_namespace"] == status.pid_namespace() is not None
+
+
+def test_what_the_terminal_cannot_show_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status_of(tmp_path / "größe")
+    screen = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", screen)
+    assert cli.main(["watch", str(tmp_path / "größe"), "--once"]) == 0
+    assert cli.main(["report", str(tmp_path / "größe")]) == 0
+    screen.flush()
+    assert b"gr\\xf6\\xdfe" in screen.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

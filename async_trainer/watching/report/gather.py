@@ -38,6 +38,7 @@ class Found:
         queued: by lane: (s of running time, events that wait).
         ages: by lane: (s of running time, age of the oldest event that is not handled, in s).
         curves: by metric: by where it was measured ("training", "validation"): (step or epoch, value).
+        sources: of each curve, the file that it was read from: others may have the same.
         by_epoch: the curves are over epochs, not steps.
         config: what the Trainer has written down of it.
         unread: what could not be read, and why.
@@ -53,6 +54,7 @@ class Found:
     queued: dict[str, Curve] = field(default_factory=dict)
     ages: dict[str, Curve] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    sources: dict[tuple[str, str], Path] = field(default_factory=dict)
     by_epoch: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
@@ -137,19 +139,20 @@ def _read_curves(folder: Path, found: Found) -> None:
     for path in (*sorted((folder / "logs").glob("*.jsonl")), *sorted(folder.glob("*.jsonl"))):
         if path.name != status.HISTORY:
             for row in _lines(path, found):
-                _add_row(row, found)
+                _add_row(row, path, found)
     for path in (*sorted((folder / "logs").glob("*.csv")), *sorted(folder.glob("*.csv"))):
         for row in _table(path, ",", found):
             if row.keys() >= {"name", "value", "step"}:
-                _add_row({"step": row["step"], row["name"]: row["value"]}, found)
+                _add_row({"step": row["step"], row["name"]: row["value"]}, path, found)
     for path in (*sorted((folder / "logs").glob("*.parquet")), *sorted(folder.glob("*.parquet"))):
         _read_parquet(path, found)
     if not any("validation" in curves for curves in found.curves.values()):
-        rows = list(_table(folder / "metrics.tsv", "\t", found))
+        path = folder / "metrics.tsv"
+        rows = list(_table(path, "\t", found))
         if rows and not found.curves:
             found.by_epoch = True
             for row in rows:
-                _add_row({"step": row.get("epoch"), **{f"validation/{name}": row[name] for name in row}}, found)
+                _add_row({"step": row.get("epoch"), **{f"validation/{name}": row[name] for name in row}}, path, found)
 
 
 def _read_parquet(path: Path, found: Found) -> None:
@@ -167,7 +170,7 @@ def _read_parquet(path: Path, found: Found) -> None:
             continue
         if table.column_names == ["step", "name", "value"]:
             for step, name, value in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                _add_row({"step": step, name: value}, found)
+                _add_row({"step": step, name: value}, path, found)
 
 
 def _table(path: Path, delimiter: str, found: Found) -> Iterator[dict[str, Any]]:
@@ -180,7 +183,7 @@ def _table(path: Path, delimiter: str, found: Found) -> Iterator[dict[str, Any]]
         found.unread.append(f"{path.name}: {error}")
 
 
-def _add_row(row: Mapping[str, Any], found: Found) -> None:
+def _add_row(row: Mapping[str, Any], source: Path, found: Found) -> None:
     step = _number(row.get("step"))
     if step is None:
         return
@@ -189,7 +192,9 @@ def _add_row(row: Mapping[str, Any], found: Found) -> None:
         value = _number(given)
         if name in PLACES or value is None or not isinstance(name, str):
             continue
-        found.curves.setdefault(name, {}).setdefault(where or "training", []).append((step, value))
+        where = where or "training"
+        if found.sources.setdefault((name, where), source) == source:
+            found.curves.setdefault(name, {}).setdefault(where, []).append((step, value))
 
 
 def _number(value: Any) -> float | None:
