@@ -32,7 +32,7 @@ from async_trainer.callbacks import (
     Upload,
     WandB,
 )
-from async_trainer.callbacks.wandb_files import read_rows
+from async_trainer.callbacks.wandb_files import read_rows, unwritten
 from async_trainer.errors import LaneError
 from async_trainer.files.weights import load_weights
 from async_trainer.resume.bundles import Bundles
@@ -45,6 +45,7 @@ from tests.callbacks.servers import serving
 from tests.callbacks.small_disk import SmallDisk, small_disk
 from tests.callbacks.wandb_backend import KEY, WandBBackend
 from tests.train import kit as study
+from tests.watch.kit import until
 
 BATCHES = 120
 QUIET = {"x_disable_stats": True, "x_disable_meta": True, "disable_git": True, "save_code": False}
@@ -60,6 +61,7 @@ class Kind:
     read: Callable[[Path], set[int]]
     needs: str = "torch"
     keeps: bool = False  # what could not be written, until it can
+    notices: Callable[[Path], bool] = lambda folder: True  # whether it knows by now that its disk is full
 
 
 class Counts:
@@ -168,6 +170,10 @@ def wandb(folder: Path) -> WandB:
     return WandB("tests", mode="offline", folder=folder, run_id="full", settings=QUIET)
 
 
+def wandb_notices(folder: Path) -> bool:
+    return any(unwritten(log) is not None for log in folder.glob("wandb/offline-run-*/logs/debug-internal.log"))
+
+
 def wandb_losses(folder: Path) -> set[int]:
     return whole(row["loss"] for row in read_rows(folder, "full") if "loss" in row)
 
@@ -188,7 +194,7 @@ KINDS = {
     "safetensors": Kind(
         lambda folder: Checkpoint(every_n_epochs=1, folder=folder, format="safetensors"), checkpoints, "safetensors"
     ),
-    "WandB": Kind(wandb, wandb_losses, "wandb"),
+    "WandB": Kind(wandb, wandb_losses, "wandb", notices=wandb_notices),
 }
 SLOW = [pytest.mark.slow]
 
@@ -210,6 +216,7 @@ def test_the_training_goes_on_and_what_comes_once_there_is_room_is_written(name:
     run.epoch()
     disk.fill()
     run.epoch()
+    until(lambda: kind.notices(disk.path / "logs"))  # a process of its own writes
     run.epoch()
     disk.clear()
     failed = run.handler.flush().failed
