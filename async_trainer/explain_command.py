@@ -89,7 +89,14 @@ def _of_file(target: str, path: Path) -> ModuleType:
         if spec is None or spec.loader is None or not path.is_file():
             raise ConfigurationError(f"{target!r}: there is no file {str(path)!r}")
         sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
+        sys.path.insert(0, str(path.absolute().parent))  # as where it is run
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+        finally:
+            sys.path.pop(0)
     return sys.modules[name]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from async_trainer.callbacks.ending import Ending
-from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point, absolute_uri, as_key
+from async_trainer.callbacks.mlflow_run import BATCH, MLflowRun, Point, absolute_uri, as_key, check_uri
 from async_trainer.callbacks.model_checkpoint import unwrapped
 from async_trainer.callbacks.outbox import Outbox, SinkError
 from async_trainer.callbacks.run_folder import split_folder
@@ -90,7 +90,7 @@ class MLflow(ScalarLog):
             raise ConfigurationError(f"MLflow: experiment must be a name, not {experiment!r}")
         if params is not None and not isinstance(params, Mapping):
             raise ConfigurationError(f"MLflow: params must be a dict, not {type(params).__name__}")
-        self.tracking_uri = None if tracking_uri is None else absolute_uri(tracking_uri)
+        self.tracking_uri = None if tracking_uri is None else absolute_uri(check_uri(tracking_uri))
         self.experiment = experiment
         self.run_name = run_name
         self.params = dict(params or {})
@@ -241,7 +241,7 @@ class MLflow(ScalarLog):
             late = wait_for(callbacks)
             if late:
                 raise SinkError(f"MLflow: other callbacks still write what is to be logged: {', '.join(late)}")
-            self._run.log_files(self._files(split_folder(self, maps, state).path))
+            self._log_files(split_folder(self, maps, state).path)
         if self.log_model and model is not None:
             self._run.log_model(unwrapped(model))
         self._run.set_status("FINISHED")
@@ -273,6 +273,13 @@ class MLflow(ScalarLog):
         self._outbox, self._is_begun = None, False
         if outbox is not None:
             outbox.check_complete()
+
+    def _log_files(self, folder: Path) -> None:
+        assert self._run is not None
+        self._run.log_files(self._files(folder))
+        missed = [pattern for pattern in self.artifacts if not any(path.is_file() for path in folder.glob(pattern))]
+        if missed:
+            logger.warning("MLflow: no file in %s matches artifacts=%r", folder, missed)
 
     def _files(self, folder: Path) -> Iterator[tuple[Path, str]]:
         for path in sorted({path for pattern in self.artifacts for path in folder.glob(pattern) if path.is_file()}):

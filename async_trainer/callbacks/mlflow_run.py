@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +16,8 @@ from torch import nn
 
 from async_trainer.callbacks.mlflow_requests import AWAY, count_values, make_store, put
 from async_trainer.callbacks.outbox import SinkError
-from async_trainer.callbacks.secrets import option_secrets, redacted, url_secrets
+from async_trainer.callbacks.secrets import option_secrets, redacted, shown, url_secrets
+from async_trainer.errors import ConfigurationError
 from async_trainer.files.atomic import disk_errors, name_file
 
 BATCH = 500
@@ -44,6 +46,23 @@ def as_key(name: str) -> str:
     """
     parts = re.sub(r"[^\w.\-:/ ]", "_", name).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:_KEY_LENGTH] or "_"
+
+
+def check_uri(uri: str) -> str:
+    """``uri``, where a run may be logged to.
+
+    Raises:
+        ConfigurationError: it is none, or takes what is not installed; names the remedy.
+    """
+    wanted = "give a URL, such as tracking_uri='http://127.0.0.1:5000' (or MLFLOW_TRACKING_URI)"
+    if re.match(r"https?\b", uri) and not re.match(r"https?://[^/]", uri):
+        raise ConfigurationError(f"MLflow: tracking_uri={shown(uri)!r} is no URL; {wanted}")
+    if re.match(r"(sqlite|mysql|postgresql|mssql)\b", uri) and find_spec("sqlalchemy") is None:
+        raise ConfigurationError(
+            f"MLflow: {shown(uri)}, where it logs to, is a database, and takes sqlalchemy: pip install mlflow (and not "
+            f"mlflow-skinny alone); or {wanted}"
+        )
+    return uri
 
 
 def absolute_uri(uri: str) -> str:
@@ -79,7 +98,7 @@ class MLflowRun:
     ) -> None:
         import mlflow
 
-        self.uri: str = tracking_uri if tracking_uri is not None else mlflow.get_tracking_uri()
+        self.uri = check_uri(tracking_uri if tracking_uri is not None else mlflow.get_tracking_uri())
         self.run_id = run_id
         self.experiment = experiment
         self.run_name = run_name

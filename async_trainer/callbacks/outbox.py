@@ -132,7 +132,7 @@ class Outbox:
             try:
                 self._send(batch)
             except SinkError as error:
-                if not error.final:
+                if not error.final or not batch:
                     self._is_away(error)
                     return
                 self.refused += len(batch)

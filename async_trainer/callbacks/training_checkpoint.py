@@ -30,8 +30,9 @@ class TrainingCheckpoint(Callback):
         trainer = Trainer("runs/digits", model, callbacks=[TrainingCheckpoint(every_n_steps=500), ...])
 
     It asks for it, inline; what is captured holds the event, and is written and committed in the background, while the
-    training goes on. Kill the process at any moment: the newest that is whole is used. At SIGTERM another is taken, and
-    waited for: after the batch; in a validation, one of its start, from where the training then goes on.
+    training goes on; while one is under way, another is skipped. Kill the process at any moment: the newest that is
+    whole is used. At SIGTERM another is taken, and waited for: after the batch; in a validation, one of its start, from
+    where the training then goes on.
 
     Args:
         every_n_epochs: at the end of each ``every_n_epochs``-th epoch; None: not at epochs.

@@ -132,6 +132,11 @@ class Upload(Callback):
     def check_training(self, **arguments: Any) -> None:
         """Refuse a training without files to upload."""
         self._place(arguments.get("maps"), arguments.get("state"))
+        if arguments.get("callbacks") is None:
+            logger.warning(
+                "Upload: this training starts without callbacks=..., the handler: what other callbacks write in the "
+                "background after the last event of this one is not waited for, and not uploaded"
+            )
 
     def on_epoch_end(self, *, maps: Any = None, state: TrainerState) -> None:
         if not self._staged_at_events:

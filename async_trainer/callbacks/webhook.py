@@ -99,6 +99,7 @@ class Webhook(Callback):
         self.on = on
         self.patience = patience
         self._started = time.time()
+        self._last: dict[str, Any] = {}  # metrics, of loops whose end brings none
 
     def __repr__(self) -> str:
         return f"Webhook({self.host!r}, on={self.on!r})"
@@ -110,10 +111,13 @@ class Webhook(Callback):
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
     async def on_train_start(self) -> None:
-        self._started = time.time()
+        self._started, self._last = time.time(), {}
 
     async def on_resume(self) -> None:
-        self._started = time.time()
+        self._started, self._last = time.time(), {}
+
+    async def on_validation_end(self, *, metrics: Any = None) -> None:
+        self._last = {str(name): _plain(value) for name, value in last_values(metrics).items()}
 
     async def on_train_end(self, *, state: TrainerState | None = None, maps: Any = None, metrics: Any = None) -> None:
         if self.on == "all":
@@ -131,6 +135,7 @@ class Webhook(Callback):
         await self._tell("interrupted" if stopped else "failed", state, maps, metrics, exception)
 
     async def _tell(self, status: str, state: Any, maps: Any, metrics: Any, error: BaseException | None) -> None:
+        metrics = self._last if metrics is None else metrics
         about = describe(status, state, maps, metrics, error, time.time() - self._started)
         content = about if self.message is None else self.message(about)
         key = f"{self._started:.6f}-{status}-{about['split']}-{about['step']}"

@@ -20,26 +20,30 @@ from async_trainer.watching.units import brief, duration, many, megabytes, secon
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 STYLES = {"running": "bold green", "finished": "bold green", "stale": "bold yellow"}
 SHOWN = 5  # kinds of failure
+OTHER_LINES = 12  # of the picture of a run, at most, that are neither lanes nor failures
 TIE = "\x00"  # a space that no line ends at
 WIDE = 100  # columns of the terminal
 
 
-def picture(shown: Sequence[Status], width: int) -> RenderableType:
-    """The picture of runs, one below the other, on a terminal of ``width`` columns."""
+def picture(shown: Sequence[Status], width: int, height: int | None = None) -> RenderableType:
+    """The picture of runs, one below the other, on a terminal of ``width`` columns; where its ``height``, in lines, is
+    too little for all lanes, idle ones give way."""
     parts: list[RenderableType] = []
+    others = sum(OTHER_LINES + min(len(one.said["errors"]), SHOWN) for one in shown)
+    room = max(1, (height - others) // len(shown)) if height is not None and shown else None
     for status in shown:
-        parts += [Text(""), *_run(status, width)] if parts else _run(status, width)
+        parts += [Text(""), *_run(status, width, room)] if parts else _run(status, width, room)
     return Group(*parts)
 
 
-def _run(status: Status, width: int) -> list[RenderableType]:
+def _run(status: Status, width: int, room: int | None) -> list[RenderableType]:
     said = status.said
     parts: list[RenderableType] = [_headline(status)]
     if status.state == "killed":
         parts.append(Text("its process is gone, and has said nothing of its end", style="red"))
     elif status.state == "stale":
         parts.append(Text(f"it has said nothing for {duration(status.age)}", style="yellow"))
-    parts += [_steps(said), Text(""), _lanes(status, wide=width >= WIDE), Text(""), _paid(said, width)]
+    parts += [_steps(said), Text(""), _lanes(status, room, wide=width >= WIDE), Text(""), _paid(said, width)]
     if said["errors"]:
         parts += [Text(""), *_errors(said["errors"])]
     return parts
@@ -71,8 +75,9 @@ def _steps(said: Mapping[str, Any]) -> Text:
     return line
 
 
-def _lanes(status: Status, *, wide: bool) -> RenderableType:
+def _lanes(status: Status, room: int | None, *, wide: bool) -> RenderableType:
     lanes = status.said["lanes"]
+    chosen = sorted(lanes, key=lambda name: _is_idle(lanes[name]))[:room]  # in their order, then
     if not lanes:
         return Text("no lanes: all callbacks are inline", style="dim")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, expand=False)
@@ -87,6 +92,8 @@ def _lanes(status: Status, *, wide: bool) -> RenderableType:
     for count in ("failed", "dropped", "lost"):
         table.add_column(count, justify="right", no_wrap=True)
     for name, lane in lanes.items():
+        if name not in chosen:
+            continue
         waits = lane["queued"] or lane["running"]
         full = lane["queued"] >= lane["size"]
         where, took = Text(lane["placement"]), Text(brief(lane["hook_seconds"]) if lane["hook_seconds"] else "")
@@ -99,7 +106,12 @@ def _lanes(status: Status, *, wide: bool) -> RenderableType:
             _now(lane, status),
             *(Text(many(lane[key]), style="bold red" if lane[key] else "dim") for key in ("failed", "dropped", "lost")),
         )
-    return table
+    left = len(lanes) - len(chosen)
+    return Group(table, Text(f"and {left} more, for which there is no room", style="dim")) if left else table
+
+
+def _is_idle(lane: Mapping[str, Any]) -> bool:
+    return not (lane["running"] or any(lane[count] for count in ("queued", "failed", "dropped", "lost")))
 
 
 def _now(lane: Mapping[str, Any], status: Status) -> Text:

@@ -52,18 +52,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.once or not sys.stdout.isatty():
         console.print(picture(shown, console.width))
         return int(not all(one.good for one in shown))
-    with Live(picture(shown, console.width), console=console, auto_refresh=False, transient=False) as live:
-        over_since: float | None = None
-        while True:
-            time.sleep(EVERY)
-            shown = look(arguments.run)
-            live.update(picture(shown, console.width), refresh=True)
-            if not all(one.over for one in shown):
-                over_since = None
-                continue
-            over_since = over_since or time.monotonic()
-            if time.monotonic() - over_since >= SHORT:
-                return int(not all(one.good for one in shown))
+    over_since: float | None = None
+    try:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while over_since is None or time.monotonic() - over_since < SHORT:
+                live.update(picture(shown, console.width, console.height), refresh=True)
+                time.sleep(EVERY)
+                shown = look(arguments.run)
+                over_since = (over_since or time.monotonic()) if all(one.over for one in shown) else None
+    finally:  # what stays, when the terminal shows again what was there before
+        console.print(picture(shown, console.width))
+    return int(not all(one.good for one in shown))
 
 
 def look(run: Path) -> list[Status]:

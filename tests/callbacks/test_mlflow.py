@@ -87,6 +87,14 @@ def test_metrics_parameters_and_files_are_on_the_server_at_the_end(real: str, tm
     assert downloaded.read_bytes() == (Maps(tmp_path).split(0).checkpoints / "last.pt").read_bytes()
 
 
+def test_a_pattern_that_no_file_matches_is_warned_of(
+    real: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = MLflow(real, artifacts=["checkpoints/*", "chekpoints/*"])
+    play([log, ModelCheckpoint(last=True)], epochs=1, batches=2, directory=tmp_path).raise_for_errors()
+    assert "matches artifacts=['chekpoints/*']" in caplog.text
+
+
 def test_names_that_mlflow_refuses_are_logged_as_it_takes_them_and_told_of_once(
     real: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -600,6 +608,31 @@ def test_values_that_the_server_refuses_for_good_hold_up_nothing_and_are_counted
 
 
 # ------------------------------------------------------------------------------------------------------ the arguments
+
+
+@pytest.mark.parametrize("uri", ["http//127.0.0.1:5000", "https:/host", "http:", "http"])
+def test_what_is_nearly_a_url_is_refused(uri: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"is no URL; give a URL, such as tracking_uri='http://127.0.0.1:5000'"
+    ):
+        MLflow(uri)
+
+
+def test_a_database_for_which_there_is_no_client_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is MLflow's default, also where there is but mlflow-skinny."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("async_trainer.callbacks.mlflow_run.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="is a database, and takes sqlalchemy: pip install mlflow"):
+        MLflow("sqlite:///mlflow.db")
+    handler = CallbacksHandler([background(MLflow(), backoff=0.0)])
+    handler.call_event("on_train_start", state=at(1))
+    for number in (1, 2):
+        handler.call_event("on_backward_step_start", state=at(number), loss=torch.tensor(1.0))
+    handler.call_event("on_train_end", state=at(2))
+    with pytest.raises(
+        LaneError, match=r"is a database, and takes sqlalchemy: pip install mlflow .* tracking_uri='http"
+    ):
+        handler.close()
 
 
 def test_before_a_start_it_says_what_comes_first(tmp_path: Path) -> None:

@@ -94,6 +94,18 @@ def memory() -> Iterator[Any]:
 # ----------------------------------------------------------------------------------------------- what goes where
 
 
+def test_a_training_without_the_handler_is_warned_of(
+    run_folder: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop of one's own: it can't wait for what others write."""
+    handler = CallbacksHandler([Upload(store.as_uri(), folder=run_folder)])
+    handler.call_event("on_train_start", state=TrainerState(called="train"), callbacks=handler)
+    assert "callbacks=" not in caplog.text
+    handler.call_event("on_train_start", state=TrainerState(called="train"))
+    assert "this training starts without callbacks=..., the handler: what other callbacks write" in caplog.text
+    handler.close()
+
+
 def test_a_pattern_that_no_file_matches_is_warned_of_at_the_end(
     tmp_path: Path, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("httpx")
 
@@ -113,6 +114,19 @@ def test_it_does_the_same_in_each_way_it_can_run() -> None:
 
 def _without_seconds(about: Mapping[str, Any]) -> dict[str, Any]:
     return {**about, "seconds": 0}
+
+
+def test_a_loop_whose_end_brings_no_metrics_has_those_of_its_last_validation() -> None:
+    with serving(answers()) as server:
+        handler = CallbacksHandler([Webhook(server.url)])
+        for error in (0.5, 0.25):
+            handler.call_event("on_train_start")
+            if error == 0.5:  # the other has none
+                handler.call_event("on_validation_end", metrics={"error": torch.tensor(1.0)})
+                handler.call_event("on_validation_end", metrics={"error": torch.tensor(error), "odd": None})
+            handler.call_event("on_train_end")
+        handler.close().raise_for_errors()
+        assert [one["metrics"] for one in messages(server)] == [{"error": 0.5, "odd": "None"}, {}]
 
 
 def test_the_message_is_what_a_function_makes_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_a_file_is_a_module_too(module: str, capsys: pytest.CaptureFixture[str])
     assert "plots     on_validation_end  inline" in capsys.readouterr().out
     assert cli.main(["explain", f"{module}.py:Polts"]) == 1
     assert f"{module}.py has no 'Polts'; did you mean 'Plots'?" in capsys.readouterr().err
+
+
+def test_a_file_finds_what_is_beside_it_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"beside_{tmp_path.name}.py").write_text(CALLBACKS)
+    (tmp_path / f"imports_{tmp_path.name}.py").write_text(f"from beside_{tmp_path.name} import Plots")
+    monkeypatch.chdir("/")
+    before = list(sys.path)
+    assert cli.main(["explain", f"{tmp_path}/imports_{tmp_path.name}.py:Plots"]) == 0
+    assert sys.path == before
 
 
 def test_a_function_may_make_several_and_what_is_not_wrapped_is_inline(

@@ -139,6 +139,13 @@ def test_a_run_that_has_said_almost_nothing_has_a_page(state: str, tmp_path: Pat
     assert "all callbacks ran inline" in page.words
 
 
+def test_what_died_with_a_run_that_was_killed_is_counted(tmp_path: Path) -> None:
+    lane = json.loads(status_of(tmp_path).read_text())["lanes"]["log"]
+    for count, words in ((0, "none failed, dropped or lost"), (10, "10 never handled")):
+        status_of(tmp_path, lanes={"log": {**lane, "queued": count}}, host=socket.gethostname())
+        assert words in report(tmp_path).words
+
+
 def test_what_is_damaged_is_told_and_the_rest_shown(tmp_path: Path) -> None:
     status_of(tmp_path)
     point = {"at": 1.0, "steps": 3, "step": [0.1, 0.2], "paid": {}, "lanes": {"log": [3, 0.5]}}

@@ -348,6 +348,27 @@ def test_a_wide_terminal_shows_where_lanes_are_and_the_seconds_in_their_hooks(wi
     assert archive[1:7] == ["thread", "0", "2.5", "s", "500", "ms"]
 
 
+def test_where_there_is_no_room_idle_lanes_give_way(tmp_path: Path) -> None:
+    path = status_of(tmp_path)
+    idle = json.loads(path.read_text())["lanes"]["log"]
+    lanes = {f"idle_{number}": idle for number in range(20)}
+    lanes |= {
+        "fails": {**idle, "failed": 3},
+        "hangs": {**idle, "running": "on_batch_end"},
+        "full": {**idle, "queued": 9},
+    }
+    error = {"callback": "fails", "event": "on_batch_end", "count": 3, "where": "", "what": "OSError: no room"}
+    one = status.read(status_of(tmp_path, lanes=lanes, errors=[error]))
+    for height, hidden in ((24, 12), (15, 21), (5, 22), (None, 0)):
+        console = Console(file=io.StringIO(), width=80, height=height)
+        console.print(picture([one], 80, height))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert shown.count("idle_") == max(0, 20 - hidden)
+        assert ("fails" in shown, "OSError: no room" in shown) == (True, True)
+        assert (f"and {hidden} more" in shown) == (hidden > 0)
+        assert height is None or height < 15 or len(shown.splitlines()) <= height
+
+
 def test_of_several_splits_those_under_way_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, state in enumerate(["finished", "running", "running"]):
         status_of(tmp_path / f"split-{number}", state=state)

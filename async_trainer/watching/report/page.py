@@ -78,6 +78,9 @@ def _tiles(found: Found) -> str:
     delivered = sum(lane["delivered"] for lane in lanes)
     not_delivered = {word: sum(lane[word] for lane in lanes) for word in ("failed", "dropped", "lost")}
     wrong = ", ".join(f"{many(count)} {word}" for word, count in not_delivered.items() if count)
+    queued = sum(lane["queued"] for lane in lanes)
+    if found.status.state == "killed" and queued:
+        wrong += f"{', ' if wrong else ''}{many(queued)} never handled"
     tiles.append(("delivered", many(delivered), wrong or "none failed, dropped or lost"))
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><small>{escape(note)}</small></div>"
