@@ -20,8 +20,8 @@ _WHOLE_WHEN_COMPLETE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss
 """An object appears there, or changes, when its upload is complete; so their documentation says."""
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 
-_ONCE = {"retries": {"max_attempts": 0}}
-"""For botocore: s3fs tries again itself, and the lane does; all three would take minutes."""
+_FEW = {"retries": {"max_attempts": 2}}
+"""For botocore, in place of 5: s3fs tries again itself, and the lane does; all three would take minutes."""
 
 _numbers = itertools.count()
 
@@ -131,7 +131,7 @@ class ObjectStore:
             from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
             anew = {"skip_instance_cache": True} if self._refused else {}
-            patient = {"config_kwargs": _ONCE} if self.protocol in _EXTRAS else {}
+            patient = {"config_kwargs": _FEW} if self.protocol in _EXTRAS else {}
             self._filesystem, root = url_to_fs(self.url, **{**patient, **self.options, **anew})
             self._root = root.rstrip("/")
         return self._filesystem
