@@ -106,7 +106,8 @@ with CallbacksHandler([background(rows, placement="process")]) as handler:
     for n in range(1, 51):
         handler.call_event("on_batch_end", n=n)
     print("go", flush=True)
-    time.sleep(1000)
+    while True:  # not one long sleep: a signal that comes just before it begins would be heard when it is over
+        time.sleep(0.1)
 """
     with subprocess.Popen(
         [sys.executable, "-c", script],
@@ -115,10 +116,13 @@ with CallbacksHandler([background(rows, placement="process")]) as handler:
         text=True,
         start_new_session=True,
     ) as training:
-        assert training.stdout is not None
-        assert training.stdout.readline() == "go\n"
-        os.killpg(training.pid, number)
-        _, said = training.communicate(timeout=60)
+        try:
+            assert training.stdout is not None
+            assert training.stdout.readline() == "go\n"
+            os.killpg(training.pid, number)
+            _, said = training.communicate(timeout=60)
+        finally:
+            training.kill()  # else a failure here waits for it for ever
     assert written(tmp_path / "rows") == list(range(1, 51)), said
     assert "died" not in said
 
