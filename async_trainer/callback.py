@@ -17,6 +17,7 @@ from async_trainer.suggest import suggestion
 Placement = Literal["thread", "task", "process"]
 Overflow = Literal["block", "drop_oldest", "drop_newest", "latest"]
 OnError = Literal["log", "raise_at_end", "raise", "disable"]
+Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "placement": ("thread", "task", "process"),
@@ -47,14 +48,14 @@ class Callback:
     steers: ClassVar[bool] = False
     """Whether its hooks change the training (a state, a learning rate): such a class is refused in the background."""
 
-    def check_training(self, **arguments: Any) -> Iterable[str | os.PathLike[str]] | None:
+    def check_training(self, **arguments: Any) -> Places:
         """Called when a training starts or is resumed, before ``on_train_start`` or ``on_resume``, with the same live
         arguments. The training thread, wherever the hooks run. To refuse, raise a ``ConfigurationError``: the training
         ends with it before it has begun.
 
         Returns:
-            The files that no other callback may write, or patterns for them, if it says: of two callbacks with one
-            the training is refused.
+            The file that no other callback may write, or a pattern for such files (``folder / "step-*.pt"``), or
+            several; None: there is none. A training with two callbacks that return the same is refused.
         """
         return None
 

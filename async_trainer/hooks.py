@@ -76,7 +76,8 @@ def check_training(callbacks: Iterable[tuple[str, Any]], arguments: Mapping[str,
     owners: dict[str, str] = {}
     for name, callback in callbacks:
         check = getattr(callback, "check_training", None)
-        for place in (check(**arguments) if callable(check) else None) or ():
+        places = check(**arguments) if callable(check) else None
+        for place in [places] if isinstance(places, (str, os.PathLike)) else places or ():
             owner = owners.setdefault(os.path.realpath(place), name)
             if owner != name:
                 raise ConfigurationError(

@@ -78,8 +78,8 @@ def test_those_that_write_others_are_not(which: str, tmp_path: Path) -> None:
 
 def test_a_callback_of_ones_own_may_say_so_too_and_one_may_be_of_several_trainings(tmp_path: Path) -> None:
     class Log(Callback):
-        def check_training(self, **arguments: Any) -> list[str]:
-            return [str(tmp_path / "log.txt")]
+        def check_training(self, **arguments: Any) -> str:
+            return str(tmp_path / "log.txt")
 
         def on_train_end(self) -> None:
             pass
