@@ -47,7 +47,12 @@ from tests.callbacks.servers import S3_CLIENT, mlflow_server, s3_server
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path.exists()]
-LONG = {"testing", "howto-k-fold", "howto-steer", *(page.stem for page in PAGES if page.stem.startswith("callbacks-"))}
+LONG = {
+    "testing",
+    "tutorial",
+    *(f"howto-{what}" for what in ("callback", "k-fold", "resume", "steer")),
+    *(page.stem for page in PAGES if page.stem.startswith("callbacks-")),
+}
 ERRORS = [name for name, one in vars(errors).items() if inspect.isclass(one) and one.__module__ == errors.__name__]
 SHOWN = [cls.__name__ for cls in (stats.Report, stats.Failure, stats.Stats, stats.LaneStats, stats.Waits, Barrier)]
 LIMIT = 240.0  # s, for all blocks of a page, on a busy machine

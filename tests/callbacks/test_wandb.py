@@ -214,10 +214,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize(
-    "flushes", [0.1, 0]
-)  # 0: as a wandb that has no such setting; what it had not written is in the state
-@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.slow)])
+# 0: as a wandb without that setting; what it keeps is in the state
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "flushes"), [("offline", 0), ("online", 0.1)])
 def test_a_run_that_was_killed_and_is_resumed_has_all_rows_once(
     tmp_path: Path, mode: str, flushes: float, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,8 +231,7 @@ def test_a_run_that_was_killed_and_is_resumed_has_all_rows_once(
         killed = subprocess.run(command, capture_output=True, text=True, timeout=120, env=alone)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         state = pickle.loads((tmp_path / "state").read_bytes())
-        if flushes or mode == "offline":  # online it also writes what it has no time to send
-            assert len(state["wandb"]["pending"]) == (0 if flushes else 20)
+        assert len(state["wandb"]["pending"]) == (0 if flushes else 20)
         run = Online(tmp_path, url, begin=False)
         run.go_on(state, range(21, 25))
         run.end()
