@@ -126,7 +126,8 @@ def stress(events: int, seed: int) -> None:
             assert lane.dropped == 0
             assert lane.delivered == lane.pushed
         else:
-            assert max(recorder.seen) >= events - 1 - (1024 if policies[n % 4] == "drop_newest" else 1)
+            # The last calls may be those that were interrupted.
+            assert max(recorder.seen) >= events - 1 - (1024 if policies[n % 4] == "drop_newest" else 10)
 
 
 def test_the_sums_add_up_at_all_times() -> None:
