@@ -200,7 +200,10 @@ class MLflow(ScalarLog):
     def _name(self, name: str) -> str:
         key, why = as_key(name), "as MLflow doesn't take that name"
         if key in self._keys.values():
-            key, why = f"{key[:240]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}", f"as another one is {key!r}"
+            key, why = (
+                f"{key[:240]}_{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}",
+                f"as another one is {key!r}",
+            )
         if key != name:
             logger.warning("MLflow: %r is logged as %r, %s", name, key, why)
         self._keys[name] = key

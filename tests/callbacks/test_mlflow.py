@@ -117,8 +117,8 @@ def test_names_that_mlflow_refuses_are_logged_as_it_takes_them_and_told_of_once(
 def test_names_that_are_one_when_mlflow_takes_them_are_logged_as_two_before_and_after_a_resume(
     real: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    names = ("f1@0.5", "f1_0.5", "f1#0.5")
-    values = dict(zip(names, (1.0, 2.0, 3.0), strict=True))
+    names = ("f1@0.5", "f1_0.5", "f1#0.5", "f1\udc800.5")  # one of a file whose name is no text, say
+    values = dict(zip(names, (1.0, 2.0, 3.0, 4.0), strict=True))
     log = MLflow(real)
     log.on_train_start()
     log.on_validation_end(state=at(2), metrics=values)
@@ -127,9 +127,9 @@ def test_names_that_are_one_when_mlflow_takes_them_are_logged_as_two_before_and_
     again.on_validation_end(state=at(3), metrics=dict(reversed(values.items())))
     again.on_train_end()
     found = history(real, log.run_id)
-    assert sorted(found.values()) == [[(1, value), (2, value)] for value in (1.0, 2.0, 3.0)]
+    assert sorted(found.values()) == [[(1, value), (2, value)] for value in (1.0, 2.0, 3.0, 4.0)]
     assert found["validation/f1_0.5"] == [(1, 1.0), (2, 1.0)]
-    assert caplog.text.count("as another one is 'validation/f1_0.5'") == 2
+    assert caplog.text.count("as another one is 'validation/f1_0.5'") == 3
 
 
 @pytest.mark.slow
